@@ -1,0 +1,370 @@
+//! The database: SQLite or Postgres behind one [`Pool`], each query written once. Row types and their
+//! queries live in the children, one file a table; nothing here knows the domain.
+
+pub mod api_keys;
+pub mod audit;
+pub mod migrations;
+pub mod schema;
+pub mod sessions;
+pub mod usage;
+pub mod users;
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use chrono::{NaiveDateTime, SubsecRound, Utc};
+use deadpool::managed::{Object, PoolError};
+use diesel::{Connection, ConnectionError, SqliteConnection, connection::SimpleConnection};
+use diesel_async::{
+    AsyncPgConnection,
+    pooled_connection::{
+        AsyncDieselConnectionManager, ManagerConfig, PoolError as SetupError, RecyclingMethod,
+        deadpool::Pool as AsyncPool,
+    },
+    sync_connection_wrapper::SyncConnectionWrapper,
+};
+use secrecy::ExposeSecret;
+
+use crate::settings::{self, Database};
+
+/// A time in UTC, to the millisecond.
+pub type Timestamp = NaiveDateTime;
+
+pub type SqliteAsync = SyncConnectionWrapper<SqliteConnection>;
+
+/// How long a query waits for a free connection.
+const POOL_WAIT: Duration = Duration::from_secs(5);
+
+/// The time now, to the millisecond that both databases keep.
+pub fn now() -> Timestamp {
+    Utc::now().naive_utc().trunc_subsecs(3)
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum DbError {
+    #[error("the database cannot be reached")]
+    Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error("the database is read-only")]
+    ReadOnly,
+    #[error("a query failed")]
+    Query(#[source] diesel::result::Error),
+    #[error("{0}")]
+    Schema(String),
+}
+
+impl From<diesel::result::Error> for DbError {
+    fn from(error: diesel::result::Error) -> Self {
+        use diesel::result::{DatabaseErrorKind as Kind, Error};
+        match error {
+            Error::DatabaseError(Kind::ClosedConnection | Kind::UnableToSendCommand, _) => {
+                Self::Unavailable(Box::new(error))
+            }
+            Error::DatabaseError(Kind::ReadOnlyTransaction, _) => Self::ReadOnly,
+            // SQLite tells these by text alone: the message of its result code.
+            Error::DatabaseError(_, ref details) => match details.message() {
+                "attempt to write a readonly database" => Self::ReadOnly,
+                "disk I/O error"
+                | "unable to open database file"
+                | "database is locked"
+                | "database or disk is full"
+                | "database disk image is malformed" => Self::Unavailable(Box::new(error)),
+                message if message.contains("shutting down") || message.contains("terminating") => {
+                    Self::Unavailable(Box::new(error))
+                }
+                _ => Self::Query(error),
+            },
+            other => Self::Query(other),
+        }
+    }
+}
+
+impl From<PoolError<SetupError>> for DbError {
+    fn from(error: PoolError<SetupError>) -> Self {
+        Self::Unavailable(Box::new(error))
+    }
+}
+
+impl DbError {
+    /// Whether trying again later can help: the database is away, not the query wrong.
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::Unavailable(_) | Self::ReadOnly)
+    }
+}
+
+/// A connection on loan from the [`Pool`].
+pub enum Conn {
+    Postgres(Object<AsyncDieselConnectionManager<AsyncPgConnection>>),
+    Sqlite(Object<AsyncDieselConnectionManager<SqliteAsync>>),
+}
+
+/// Expands one diesel expression for both databases: `on_conn!(conn, c => query.load(c).await)`.
+macro_rules! on_conn {
+    ($conn:expr, $c:ident => $query:expr) => {
+        match $conn {
+            $crate::db::Conn::Postgres(object) => {
+                let $c: &mut diesel_async::AsyncPgConnection = &mut *object;
+                $query
+            }
+            $crate::db::Conn::Sqlite(object) => {
+                let $c: &mut $crate::db::SqliteAsync = &mut *object;
+                $query
+            }
+        }
+    };
+}
+
+/// Runs one async closure body in a transaction on either database; on SQLite it takes the write lock at its
+/// start, so that it never fails half-way because another process writes.
+macro_rules! in_transaction {
+    ($conn:expr, $c:ident => $body:expr) => {
+        match $conn {
+            $crate::db::Conn::Postgres(object) => {
+                let connection: &mut diesel_async::AsyncPgConnection = &mut *object;
+                diesel_async::AsyncConnection::transaction(connection, async |$c| $body).await
+            }
+            $crate::db::Conn::Sqlite(object) => {
+                let connection: &mut $crate::db::SqliteAsync = &mut *object;
+                connection.immediate_transaction(async |$c| $body).await
+            }
+        }
+    };
+}
+pub(crate) use {in_transaction, on_conn};
+
+/// Connections to the one database of this instance.
+#[derive(Clone)]
+pub enum Pool {
+    Postgres {
+        pool: AsyncPool<AsyncPgConnection>,
+        url: Arc<str>,
+        tls: PostgresTls,
+    },
+    /// Readers, and the one writer. In memory there is a single connection for both.
+    Sqlite {
+        read: AsyncPool<SqliteAsync>,
+        write: AsyncPool<SqliteAsync>,
+    },
+}
+
+/// How to reach Postgres: with TLS and a verified certificate, or in clear.
+#[derive(Clone)]
+pub enum PostgresTls {
+    Clear,
+    Verified(Arc<rustls::ClientConfig>),
+}
+
+impl Database {
+    /// The file of a SQLite database; `None` for Postgres.
+    pub fn sqlite_path(&self) -> Option<PathBuf> {
+        let path = self.url.expose_secret().strip_prefix("sqlite://")?;
+        Some(PathBuf::from(path.split('?').next().unwrap_or(path)))
+    }
+}
+
+impl Pool {
+    /// Opens the pool; no connection is made for Postgres until one is needed. Call it on the runtime that
+    /// lives longest: Postgres connections are driven by tasks there.
+    ///
+    /// # Errors
+    /// [`DbError::Unavailable`] if the SQLite file or its directory cannot be made.
+    pub fn open(settings: &Database) -> Result<Self, DbError> {
+        if !settings.enabled {
+            let only = sqlite_pool(":memory:", 1, "")?;
+            return Ok(Self::Sqlite { read: only.clone(), write: only });
+        }
+        let url = settings.url.expose_secret();
+        match settings.sqlite_path() {
+            Some(path) => {
+                create_private(&path, !url.ends_with("mode=rw"))?;
+                let file = path.to_string_lossy();
+                Ok(Self::Sqlite {
+                    read: sqlite_pool(&file, settings.max_connections, "PRAGMA query_only = ON;")?,
+                    write: sqlite_pool(&file, 1, "")?,
+                })
+            }
+            None => {
+                let tls = postgres_tls(settings)?;
+                let pool = postgres_pool(url, settings.max_connections, tls.clone())?;
+                Ok(Self::Postgres { pool, url: url.into(), tls })
+            }
+        }
+    }
+
+    /// A connection to read with.
+    ///
+    /// # Errors
+    /// [`DbError::Unavailable`] if none is free or can be made within 5 s.
+    pub async fn reader(&self) -> Result<Conn, DbError> {
+        Ok(match self {
+            Self::Postgres { pool, .. } => Conn::Postgres(pool.get().await?),
+            Self::Sqlite { read, .. } => Conn::Sqlite(read.get().await?),
+        })
+    }
+
+    /// A connection to write with.
+    ///
+    /// # Errors
+    /// As [`Pool::reader`].
+    pub async fn writer(&self) -> Result<Conn, DbError> {
+        Ok(match self {
+            Self::Postgres { pool, .. } => Conn::Postgres(pool.get().await?),
+            Self::Sqlite { write, .. } => Conn::Sqlite(write.get().await?),
+        })
+    }
+
+    /// Closes every connection.
+    pub fn close(&self) {
+        match self {
+            Self::Postgres { pool, .. } => pool.close(),
+            Self::Sqlite { read, write } => {
+                read.close();
+                write.close();
+            }
+        }
+    }
+}
+
+/// Makes the database file with mode 0600, in a directory of mode 0700 (SEC-87).
+fn create_private(path: &std::path::Path, create: bool) -> Result<(), DbError> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let cannot = |error: std::io::Error| {
+        let message = format!("{}: {error}", path.display());
+        DbError::Unavailable(std::io::Error::new(error.kind(), message).into())
+    };
+    if create && let Some(directory) = path.parent().filter(|dir| !dir.as_os_str().is_empty()) {
+        private_directory(directory).map_err(cannot)?;
+    }
+    std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(create)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)
+        .map(drop)
+        .map_err(cannot)
+}
+
+/// A directory of mode 0700, with its parents; one that is there stays as it is.
+pub fn private_directory(path: &std::path::Path) -> std::io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+fn sqlite_pool(
+    file: &str,
+    size: usize,
+    extra: &'static str,
+) -> Result<AsyncPool<SqliteAsync>, DbError> {
+    let mut config = ManagerConfig::<SqliteAsync>::default();
+    config.recycling_method = RecyclingMethod::Fast;
+    config.custom_setup = Box::new(move |file| {
+        let file = file.to_owned();
+        Box::pin(async move {
+            let opened = tokio::task::spawn_blocking(move || {
+                let mut connection = SqliteConnection::establish(&file)?;
+                connection
+                    .batch_execute(&format!(
+                        "PRAGMA busy_timeout = 5000; PRAGMA journal_mode = WAL; \
+                         PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; {extra}"
+                    ))
+                    .map_err(ConnectionError::CouldntSetupConfiguration)?;
+                Ok::<_, ConnectionError>(connection)
+            });
+            let connection = opened
+                .await
+                .map_err(|error| ConnectionError::BadConnection(error.to_string()))??;
+            Ok(SyncConnectionWrapper::new(connection))
+        })
+    });
+    build(AsyncDieselConnectionManager::new_with_config(file, config), size)
+}
+
+fn postgres_pool(
+    url: &str,
+    size: usize,
+    tls: PostgresTls,
+) -> Result<AsyncPool<AsyncPgConnection>, DbError> {
+    let runtime = tokio::runtime::Handle::current();
+    let mut config = ManagerConfig::<AsyncPgConnection>::default();
+    config.recycling_method = RecyclingMethod::Fast;
+    config.custom_setup = Box::new(move |url| {
+        let (url, tls) = (url.to_owned(), tls.clone());
+        // The connection's task must not die with the worker that happened to ask first.
+        let task = runtime.spawn(async move { connect_postgres(&url, &tls).await });
+        Box::pin(async move {
+            task.await.map_err(|error| ConnectionError::BadConnection(error.to_string()))?
+        })
+    });
+    build(AsyncDieselConnectionManager::new_with_config(url, config), size)
+}
+
+/// One connection of its own, outside the pool.
+pub async fn connect_postgres(
+    url: &str,
+    tls: &PostgresTls,
+) -> Result<AsyncPgConnection, ConnectionError> {
+    let bad = |error: tokio_postgres::Error| ConnectionError::BadConnection(error.to_string());
+    let mut config: tokio_postgres::Config = url.parse().map_err(bad)?;
+    if config.get_connect_timeout().is_none() {
+        config.connect_timeout(POOL_WAIT);
+    }
+    config.application_name("bedrock_proxy");
+    match tls {
+        PostgresTls::Clear => {
+            let (client, connection) = config.connect(tokio_postgres::NoTls).await.map_err(bad)?;
+            AsyncPgConnection::try_from_client_and_connection(client, connection).await
+        }
+        PostgresTls::Verified(client_config) => {
+            let connector =
+                tokio_postgres_rustls::MakeRustlsConnect::new(client_config.as_ref().clone());
+            config.ssl_mode(tokio_postgres::config::SslMode::Require);
+            let (client, connection) = config.connect(connector).await.map_err(bad)?;
+            AsyncPgConnection::try_from_client_and_connection(client, connection).await
+        }
+    }
+}
+
+/// SEC-88: clear text only on this machine, or where it is allowed by name.
+fn postgres_tls(settings: &Database) -> Result<PostgresTls, DbError> {
+    use tokio_postgres::config::{Host, SslMode};
+    let config: tokio_postgres::Config = settings
+        .url
+        .expose_secret()
+        .parse()
+        .map_err(|error: tokio_postgres::Error| DbError::Unavailable(error.into()))?;
+    let local = config.get_hosts().iter().all(|host| match host {
+        Host::Unix(_) => true,
+        Host::Tcp(name) => settings::is_loopback(name),
+    });
+    if (local || settings.allow_plaintext) && config.get_ssl_mode() != SslMode::Require {
+        return Ok(PostgresTls::Clear);
+    }
+    let roots = crate::tls::roots(None)
+        .map_err(|error| DbError::Unavailable(std::io::Error::other(error).into()))?;
+    Ok(PostgresTls::Verified(Arc::new(crate::tls::client(roots, &[]))))
+}
+
+fn build<C>(manager: AsyncDieselConnectionManager<C>, size: usize) -> Result<AsyncPool<C>, DbError>
+where
+    C: diesel_async::pooled_connection::PoolableConnection + 'static,
+    AsyncDieselConnectionManager<C>:
+        deadpool::managed::Manager<Type = C, Error = SetupError> + Send + Sync,
+{
+    AsyncPool::builder(manager)
+        .max_size(size)
+        .runtime(deadpool::Runtime::Tokio1)
+        .wait_timeout(Some(POOL_WAIT))
+        .create_timeout(Some(POOL_WAIT))
+        .build()
+        .map_err(|error| DbError::Unavailable(Box::new(error)))
+}
+
+/// Whether the database answers.
+///
+/// # Errors
+/// The failure of the connection or of `SELECT 1`.
+pub async fn ping(pool: &Pool) -> Result<(), DbError> {
+    let mut conn = pool.reader().await?;
+    on_conn!(&mut conn, c => diesel_async::SimpleAsyncConnection::batch_execute(c, "SELECT 1").await)?;
+    Ok(())
+}

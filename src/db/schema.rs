@@ -1,0 +1,115 @@
+//! The tables, as diesel sees them on both databases.
+
+diesel::table! {
+    users (id) {
+        id -> BigInt,
+        provider -> Text,
+        subject -> Text,
+        email -> Nullable<Text>,
+        email_verified -> Bool,
+        display_name -> Nullable<Text>,
+        state -> Text,
+        created_at -> Timestamp,
+        updated_at -> Timestamp,
+        last_login_at -> Nullable<Timestamp>,
+        last_idp_check_at -> Nullable<Timestamp>,
+        provider_refresh_token -> Nullable<Binary>,
+    }
+}
+
+diesel::table! {
+    api_keys (id) {
+        id -> BigInt,
+        user_id -> BigInt,
+        digest -> Binary,
+        pepper_id -> Text,
+        hint -> Text,
+        name -> Text,
+        created_at -> Timestamp,
+        last_used_at -> Nullable<Timestamp>,
+        expires_at -> Nullable<Timestamp>,
+        revoked_at -> Nullable<Timestamp>,
+    }
+}
+
+diesel::table! {
+    sessions (id) {
+        id -> Text,
+        user_id -> BigInt,
+        kind -> Text,
+        digest -> Nullable<Binary>,
+        created_at -> Timestamp,
+        last_seen_at -> Timestamp,
+        expires_at -> Timestamp,
+        ended_at -> Nullable<Timestamp>,
+        ip_address -> Nullable<Text>,
+        user_agent -> Nullable<Text>,
+    }
+}
+
+diesel::table! {
+    auth_epoch (id) {
+        id -> BigInt,
+        epoch -> BigInt,
+    }
+}
+
+diesel::table! {
+    usage_records (id) {
+        id -> BigInt,
+        call_id -> Text,
+        user_id -> BigInt,
+        key_id -> Nullable<BigInt>,
+        endpoint_type -> Text,
+        operation -> Text,
+        model_requested -> Text,
+        model_id -> Text,
+        region_requested -> Nullable<Text>,
+        region -> Text,
+        request_time -> Timestamp,
+        response_time_ms -> Nullable<BigInt>,
+        time_to_first_byte_ms -> Nullable<BigInt>,
+        streamed -> Bool,
+        input_tokens -> Nullable<BigInt>,
+        output_tokens -> Nullable<BigInt>,
+        cache_write_tokens -> Nullable<BigInt>,
+        cache_write_1h_tokens -> Nullable<BigInt>,
+        cache_read_tokens -> Nullable<BigInt>,
+        estimated -> Bool,
+        outcome -> Text,
+        status -> Nullable<Integer>,
+        error_code -> Nullable<Text>,
+        error_message -> Nullable<Text>,
+        upstream_attempts -> Integer,
+        request_id -> Text,
+        stop_reason -> Nullable<Text>,
+        cost_nano_usd -> Nullable<BigInt>,
+        price_id -> Nullable<BigInt>,
+        upstream_request_id -> Nullable<Text>,
+        client_session_id -> Nullable<Text>,
+        client_agent_id -> Nullable<Text>,
+    }
+}
+
+diesel::table! {
+    audit_logs (id) {
+        id -> BigInt,
+        created_at -> Timestamp,
+        event_type -> Text,
+        user_id -> Nullable<BigInt>,
+        actor -> Text,
+        provider -> Nullable<Text>,
+        ip_address -> Nullable<Text>,
+        user_agent -> Nullable<Text>,
+        object -> Text,
+        success -> Bool,
+        error_code -> Nullable<Text>,
+        metadata -> Text,
+        request_id -> Nullable<Text>,
+        hash -> Binary,
+    }
+}
+
+diesel::joinable!(api_keys -> users (user_id));
+diesel::joinable!(sessions -> users (user_id));
+diesel::allow_tables_to_appear_in_same_query!(users, api_keys, sessions);

@@ -1,0 +1,8 @@
+//! Access to AWS Bedrock through a company's own sign-in, metered to the token. `docs/architecture.md` is the
+//! map; [`startup::Application`] is the way in, for `main` and for tests.
+
+pub mod auth;
+pub mod bedrock;
+pub mod db;
+pub mod settings;
+pub mod tls;

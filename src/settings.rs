@@ -1,0 +1,364 @@
+//! Typed settings, one struct a section. `settings/default.yaml` documents every key and its default;
+//! [`load`] merges defaults, file and environment, and [`check`] finds what cannot work together.
+
+mod check;
+mod load;
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use chrono::{DateTime, Utc};
+use ipnet::IpNet;
+use secrecy::SecretString;
+use serde::{Deserialize, Deserializer, de};
+
+pub use load::{Need, Problem, Problems};
+
+/// The effective settings of one process.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    pub server: Server,
+    pub jwt: Jwt,
+    pub secrets: Secrets,
+    pub auth: Auth,
+    pub api_keys: ApiKeys,
+    pub admin: Admin,
+    pub aws: Aws,
+    pub usage: Usage,
+    pub cache: Cache,
+    pub database: Database,
+    pub logging: Logging,
+    pub metrics: Metrics,
+    pub shutdown: Shutdown,
+    /// What was merged, with secrets masked: the answer of `settings show`.
+    #[serde(skip)]
+    pub masked: serde_json::Value,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Server {
+    pub host: String,
+    pub port: u16,
+    pub public_url: Option<String>,
+    /// HTTP worker threads; 0 = one per core.
+    pub workers: usize,
+    pub max_body_bytes: usize,
+    #[serde(deserialize_with = "networks")]
+    pub trusted_proxies: Vec<IpNet>,
+    pub allowed_hosts: Vec<String>,
+    pub cors_origins: Vec<String>,
+    pub docs: bool,
+    pub tls: Tls,
+    pub limits: Limits,
+    pub timeouts: Timeouts,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tls {
+    pub cert: Option<PathBuf>,
+    pub key: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Limits {
+    pub connections: usize,
+    pub in_flight_requests: usize,
+    pub in_flight_bytes: usize,
+    pub request_line_bytes: usize,
+    pub header_bytes: usize,
+}
+
+/// All in seconds.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Timeouts {
+    pub head_seconds: u64,
+    pub body_idle_seconds: u64,
+    pub body_total_seconds: u64,
+    pub keep_alive_seconds: u64,
+    pub write_stall_seconds: u64,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Jwt {
+    pub secret: Option<SecretString>,
+    pub secret_id: Option<String>,
+    pub previous_secrets: Vec<PreviousSecret>,
+    pub issuer: String,
+    pub audience: String,
+    /// Seconds; at most 3600.
+    pub access_token_ttl: u32,
+}
+
+/// A secret that verifies tokens until a date, and signs none.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PreviousSecret {
+    pub id: String,
+    pub secret: SecretString,
+    pub until: DateTime<Utc>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Secrets {
+    pub api_key_pepper: Option<SecretString>,
+    pub previous_api_key_peppers: Vec<SecretString>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Auth {
+    /// Seconds a cached identity serves while the database is away; at most 60.
+    pub identity_max_age_seconds: u64,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ApiKeys {
+    pub enabled: bool,
+    pub default_expiry_days: Option<u32>,
+    pub max_expiry_days: Option<u32>,
+    pub max_keys_per_user: u32,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Admin {
+    pub emails: Vec<String>,
+    pub providers: Vec<String>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Aws {
+    pub region: Option<String>,
+    pub regions: Vec<FurtherRegion>,
+    pub access_key_id: Option<String>,
+    pub secret_access_key: Option<SecretString>,
+    pub session_token: Option<SecretString>,
+    pub profile: Option<String>,
+    pub bearer_token: Option<SecretString>,
+    pub endpoint_url: Option<String>,
+    pub ca_file: Option<PathBuf>,
+    pub allowed_accounts: Vec<String>,
+    pub connect_timeout_seconds: u64,
+    pub first_byte_timeout_seconds: u64,
+    pub stream_idle_timeout_seconds: u64,
+    pub total_timeout_seconds: u64,
+}
+
+/// A region besides `aws.region`: a name, or `{name, endpoint_url}`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FurtherRegion {
+    pub name: String,
+    pub endpoint_url: Option<String>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Usage {
+    pub journal_dir: Option<PathBuf>,
+    pub journal_max_bytes: u64,
+    pub fsync: Fsync,
+    pub on_full: OnFull,
+    pub on_disconnect: OnDisconnect,
+    pub batch_size: usize,
+    pub batch_delay_ms: u64,
+}
+
+/// When journal records reach the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Fsync {
+    /// Every 200 ms; a killed process loses nothing, a power cut up to 200 ms.
+    Interval,
+    /// Before a call goes on, for up to 2 ms of calls at once.
+    Always,
+}
+
+/// What a call gets when the journal cannot take it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnFull {
+    Strict,
+    BestEffort,
+}
+
+/// What happens upstream when the client of a stream leaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnDisconnect {
+    Cancel,
+    Drain,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Cache {
+    pub backend: CacheBackend,
+    /// Seconds a verified credential is kept, never beyond its own end.
+    pub validation_ttl: u64,
+    pub max_entries: u64,
+    /// Seconds between clean-ups.
+    pub cleanup_interval: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CacheBackend {
+    Memory,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Database {
+    pub enabled: bool,
+    /// Holds a password for Postgres, hence secret.
+    pub url: SecretString,
+    pub max_connections: usize,
+    pub migration_on_startup: bool,
+    pub wait_seconds: u64,
+    pub allow_plaintext: bool,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Logging {
+    pub level: String,
+    pub format: Option<LogFormat>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Metrics {
+    pub enabled: bool,
+    pub host: String,
+    pub port: u16,
+    pub token: Option<SecretString>,
+    pub allow_anonymous: bool,
+}
+
+/// Grace periods after SIGTERM, in seconds.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Shutdown {
+    pub pre_drain_seconds: u64,
+    pub timeout_seconds: u64,
+    pub streaming_timeout_seconds: u64,
+    pub token_tracking_timeout_seconds: u64,
+    pub background_task_timeout_seconds: u64,
+}
+
+impl Server {
+    /// `server.public_url` or `http://localhost:PORT`, without a trailing slash.
+    pub fn public_url(&self) -> String {
+        match &self.public_url {
+            Some(url) => url.trim_end_matches('/').to_owned(),
+            None if self.tls.cert.is_some() => format!("https://localhost:{}", self.port),
+            None => format!("http://localhost:{}", self.port),
+        }
+    }
+}
+
+impl Timeouts {
+    pub fn head(&self) -> Duration {
+        Duration::from_secs(self.head_seconds)
+    }
+    pub fn keep_alive(&self) -> Duration {
+        Duration::from_secs(self.keep_alive_seconds)
+    }
+}
+
+impl Shutdown {
+    pub fn calls(&self) -> Duration {
+        Duration::from_secs(self.timeout_seconds)
+    }
+    pub fn streams(&self) -> Duration {
+        Duration::from_secs(self.streaming_timeout_seconds)
+    }
+    pub fn usage_rows(&self) -> Duration {
+        Duration::from_secs(self.token_tracking_timeout_seconds)
+    }
+}
+
+impl Usage {
+    /// `usage.journal_dir`, else `journal` beside the SQLite file, else `./data/journal`.
+    pub fn journal_dir(&self, database: &Database) -> PathBuf {
+        self.journal_dir.clone().unwrap_or_else(|| match database.sqlite_path() {
+            Some(file) => file.parent().unwrap_or(&file).join("journal"),
+            None => PathBuf::from("./data/journal"),
+        })
+    }
+}
+
+impl Metrics {
+    pub fn is_loopback(&self) -> bool {
+        is_loopback(&self.host)
+    }
+}
+
+/// Whether a host as written in a setting names this machine: `localhost` or a loopback address.
+pub fn is_loopback(host: &str) -> bool {
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost"
+        || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+impl<'de> Deserialize<'de> for FurtherRegion {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged, expecting = "a region name, or {name, endpoint_url}")]
+        enum Written {
+            Name(String),
+            Full(Full),
+        }
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Full {
+            name: String,
+            endpoint_url: Option<String>,
+        }
+        Ok(match Written::deserialize(deserializer)? {
+            Written::Name(name) => Self { name, endpoint_url: None },
+            Written::Full(Full { name, endpoint_url }) => Self { name, endpoint_url },
+        })
+    }
+}
+
+/// Networks as CIDR, or single addresses.
+fn networks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpNet>, D::Error> {
+    let written = Vec::<String>::deserialize(deserializer)?;
+    written
+        .iter()
+        .map(|text| {
+            text.parse::<IpNet>()
+                .or_else(|_| text.parse::<std::net::IpAddr>().map(IpNet::from))
+                .map_err(|_| {
+                    de::Error::custom(format!(
+                        "`{text}` is not an address or network (10.0.0.0/8; 0.0.0.0/0 and ::/0 for all)"
+                    ))
+                })
+        })
+        .collect()
+}
+
+/// Where `server.host` and `server.port` listen.
+pub fn listen_address(host: &str, port: u16) -> std::io::Result<SocketAddr> {
+    use std::net::ToSocketAddrs;
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    (host, port).to_socket_addrs()?.next().ok_or_else(|| {
+        std::io::Error::new(std::io::ErrorKind::NotFound, format!("`{host}` has no address"))
+    })
+}

@@ -1,0 +1,269 @@
+//! What the types cannot say: ranges, forms, and settings that exclude each other.
+
+use awc::http::Uri;
+use secrecy::{ExposeSecret, SecretString};
+
+use super::{Aws, Database, Jwt, Metrics, Need, Problem, Secrets, Server, Settings, is_loopback};
+
+const MIB: usize = 1 << 20;
+
+/// Values that stand in documentation; a service that ran with one would be open to everybody.
+const SAMPLES: &[&str] = &[
+    "change-me-change-me-change-me-change-me",
+    "your-secret-key-at-least-32-characters-long",
+    "replace-with-the-output-of-openssl-rand-base64-48",
+];
+
+/// Collects problems; each check is one line at its call.
+struct Check(Vec<Problem>);
+
+impl Check {
+    fn that(&mut self, holds: bool, key: &str, message: impl Into<String>) {
+        if !holds {
+            self.0.push(Problem::new(key, message));
+        }
+    }
+}
+
+/// Every problem of settings whose types are right.
+pub(super) fn check(settings: &Settings, need: Need) -> Vec<Problem> {
+    let mut check = Check(Vec::new());
+    database(&mut check, &settings.database);
+    let level = settings.logging.level.parse::<tracing_subscriber::EnvFilter>();
+    check.that(level.is_ok(), "logging.level", "is not a level or a list of filter directives");
+    if need == Need::Service {
+        jwt(&mut check, &settings.jwt);
+        secrets(&mut check, &settings.secrets, &settings.jwt);
+    }
+    server(&mut check, &settings.server);
+    aws(&mut check, &settings.aws);
+    metrics(&mut check, &settings.metrics, &settings.server);
+    let auth = settings.auth.identity_max_age_seconds;
+    check.that((1..=60).contains(&auth), "auth.identity_max_age_seconds", "must be 1 to 60");
+    let usage = &settings.usage;
+    let journal = usage.journal_max_bytes >= 16 << 20;
+    check.that(journal, "usage.journal_max_bytes", "must be at least 16777216 (16 MiB)");
+    check.that((1..=10_000).contains(&usage.batch_size), "usage.batch_size", "must be 1 to 10000");
+    let delay = (1..=60_000).contains(&usage.batch_delay_ms);
+    check.that(delay, "usage.batch_delay_ms", "must be 1 to 60000");
+    let cache = &settings.cache;
+    check.that(cache.max_entries > 0, "cache.max_entries", "must be at least 1");
+    check.that(cache.cleanup_interval > 0, "cache.cleanup_interval", "must be at least 1 second");
+    check.that(cache.validation_ttl > 0, "cache.validation_ttl", "must be at least 1 second");
+    let keys = &settings.api_keys;
+    check.that(
+        keys.default_expiry_days != Some(0) && keys.max_expiry_days != Some(0),
+        "api_keys.default_expiry_days",
+        "0 days is no lifetime; leave it empty for keys without an end",
+    );
+    if let Some(most) = keys.max_expiry_days {
+        let within = keys.default_expiry_days.is_some_and(|days| days <= most);
+        check.that(within, "api_keys.default_expiry_days", "is more than api_keys.max_expiry_days");
+    }
+    let longest = 36_500; // a century: dates stay within what both databases hold
+    let sane =
+        [keys.default_expiry_days, keys.max_expiry_days].iter().flatten().all(|d| *d <= longest);
+    check.that(sane, "api_keys.max_expiry_days", format!("must be at most {longest}"));
+    for email in &settings.admin.emails {
+        let parts = email.split('@').filter(|part| !part.is_empty()).count();
+        check.that(parts == 2, "admin.emails", format!("`{email}` is not an e-mail address"));
+    }
+    let shutdown = &settings.shutdown;
+    for (key, value) in [
+        ("shutdown.pre_drain_seconds", shutdown.pre_drain_seconds),
+        ("shutdown.timeout_seconds", shutdown.timeout_seconds),
+        ("shutdown.streaming_timeout_seconds", shutdown.streaming_timeout_seconds),
+        ("shutdown.token_tracking_timeout_seconds", shutdown.token_tracking_timeout_seconds),
+        ("shutdown.background_task_timeout_seconds", shutdown.background_task_timeout_seconds),
+    ] {
+        check.that(value <= 86_400, key, "must be at most 86400 (a day)");
+    }
+    check.0
+}
+
+fn database(check: &mut Check, database: &Database) {
+    let url = database.url.expose_secret();
+    let known = ["sqlite://", "postgres://", "postgresql://"].iter().any(|s| url.starts_with(s));
+    check.that(known, "database.url", "must start with sqlite:// or postgres://");
+    if let Some(rest) = url.strip_prefix("sqlite://") {
+        let (path, query) = rest.split_once('?').unwrap_or((rest, "mode=rwc"));
+        check.that(
+            !path.is_empty(),
+            "database.url",
+            "names no file: sqlite://./data/bedrock_sso.db",
+        );
+        let mode = matches!(query, "mode=rwc" | "mode=rw");
+        check.that(mode, "database.url", "the only option of SQLite is ?mode=rwc or ?mode=rw");
+    } else if known {
+        let parsed = url.parse::<tokio_postgres::Config>();
+        check.that(parsed.is_ok(), "database.url", "is not a Postgres connection URL");
+    }
+    let connections = (1..=1000).contains(&database.max_connections);
+    check.that(connections, "database.max_connections", "must be 1 to 1000");
+    check.that(database.wait_seconds <= 3600, "database.wait_seconds", "must be at most 3600");
+}
+
+/// SEC-17: a secret that could be guessed stops the start; the message never quotes it.
+fn secret(check: &mut Check, key: &str, secret: &SecretString) {
+    let text = secret.expose_secret();
+    let bytes = text.as_bytes();
+    check.that(bytes.len() >= 32, key, "is shorter than 32 bytes: openssl rand -base64 48");
+    let sample = SAMPLES.contains(&text) || text.to_ascii_lowercase().starts_with("change-me");
+    check.that(!sample, key, "is a sample value; make your own: openssl rand -base64 48");
+    let varied = bytes.iter().any(|byte| Some(byte) != bytes.first());
+    check.that(varied, key, "is one character repeated: openssl rand -base64 48");
+}
+
+fn jwt(check: &mut Check, jwt: &Jwt) {
+    match &jwt.secret {
+        Some(given) => secret(check, "jwt.secret", given),
+        None => check.that(
+            false,
+            "jwt.secret",
+            "is required, at least 32 bytes: BEDROCK_JWT__SECRET=$(openssl rand -base64 48)",
+        ),
+    }
+    let ttl = (1..=3600).contains(&jwt.access_token_ttl);
+    check.that(ttl, "jwt.access_token_ttl", "must be 1 to 3600 seconds");
+    check.that(!jwt.issuer.is_empty(), "jwt.issuer", "must not be empty");
+    check.that(!jwt.audience.is_empty(), "jwt.audience", "must not be empty");
+    let mut ids: Vec<&str> = jwt.secret_id.iter().map(String::as_str).collect();
+    for previous in &jwt.previous_secrets {
+        secret(check, "jwt.previous_secrets", &previous.secret);
+        let new = !ids.contains(&previous.id.as_str());
+        check.that(new, "jwt.previous_secrets", format!("the id `{}` is used twice", previous.id));
+        ids.push(&previous.id);
+        let same = jwt.secret.as_ref().map(SecretString::expose_secret)
+            == Some(previous.secret.expose_secret());
+        check.that(!same, "jwt.previous_secrets", "holds the current secret too");
+    }
+}
+
+fn secrets(check: &mut Check, secrets: &Secrets, jwt: &Jwt) {
+    if let Some(pepper) = &secrets.api_key_pepper {
+        secret(check, "secrets.api_key_pepper", pepper);
+        let same =
+            jwt.secret.as_ref().map(SecretString::expose_secret) == Some(pepper.expose_secret());
+        check.that(!same, "secrets.api_key_pepper", "must differ from jwt.secret");
+    }
+    for pepper in &secrets.previous_api_key_peppers {
+        secret(check, "secrets.previous_api_key_peppers", pepper);
+    }
+}
+
+fn server(check: &mut Check, server: &Server) {
+    let body = (1..=36 * MIB).contains(&server.max_body_bytes);
+    check.that(body, "server.max_body_bytes", "must be 1 to 37748736 (36 MiB)");
+    check.that(server.workers <= 1024, "server.workers", "must be at most 1024");
+    let both = server.tls.cert.is_some() == server.tls.key.is_some();
+    check.that(both, "server.tls", "cert and key go together");
+    if let Some(url) = &server.public_url {
+        check.that(origin(url).is_some(), "server.public_url", "must be http(s)://host[:port]");
+    }
+    for written in &server.cors_origins {
+        let exact = origin(written).is_some_and(|origin| origin == *written);
+        let message = format!("`{written}` is not an origin such as https://app.example.com");
+        check.that(exact, "server.cors_origins", message);
+    }
+    for host in &server.allowed_hosts {
+        let plain = !host.is_empty() && !host.contains(['/', '*', '@', ' ']);
+        let message = format!("`{host}` is not a host name with an optional port");
+        check.that(plain, "server.allowed_hosts", message);
+    }
+    let limits = &server.limits;
+    for (key, value, least) in [
+        ("server.limits.connections", limits.connections, 1),
+        ("server.limits.in_flight_requests", limits.in_flight_requests, 1),
+        ("server.limits.in_flight_bytes", limits.in_flight_bytes, server.max_body_bytes),
+        ("server.limits.request_line_bytes", limits.request_line_bytes, 256),
+        ("server.limits.header_bytes", limits.header_bytes, 1024),
+    ] {
+        check.that(value >= least, key, format!("must be at least {least}"));
+    }
+    let times = &server.timeouts;
+    for (key, value) in [
+        ("server.timeouts.head_seconds", times.head_seconds),
+        ("server.timeouts.body_idle_seconds", times.body_idle_seconds),
+        ("server.timeouts.body_total_seconds", times.body_total_seconds),
+        ("server.timeouts.keep_alive_seconds", times.keep_alive_seconds),
+        ("server.timeouts.write_stall_seconds", times.write_stall_seconds),
+    ] {
+        check.that((1..=86_400).contains(&value), key, "must be 1 to 86400 seconds");
+    }
+}
+
+fn aws(check: &mut Check, aws: &Aws) {
+    let keys = aws.access_key_id.is_some();
+    let pair = keys == aws.secret_access_key.is_some();
+    check.that(
+        pair,
+        "aws.access_key_id",
+        "aws.access_key_id and aws.secret_access_key go together",
+    );
+    let token = aws.session_token.is_none() || keys;
+    check.that(token, "aws.session_token", "needs aws.access_key_id and aws.secret_access_key");
+    let sources = usize::from(keys) + usize::from(aws.bearer_token.is_some());
+    check.that(sources <= 1, "aws.bearer_token", "set together with aws.access_key_id; keep one");
+    let single = !(sources == 1 && aws.profile.is_some());
+    check.that(single, "aws.profile", "set together with explicit credentials; keep one");
+    let names = aws.region.iter().chain(aws.regions.iter().map(|region| &region.name));
+    for name in names {
+        let message = format!("`{name}` is not a region name such as eu-central-1");
+        check.that(is_region(name), "aws.region", message);
+    }
+    let endpoints = aws.endpoint_url.iter().map(|url| ("aws.endpoint_url", url));
+    let further = aws.regions.iter().filter_map(|region| region.endpoint_url.as_ref());
+    for (key, url) in endpoints.chain(further.map(|url| ("aws.regions", url))) {
+        let parsed = url.parse::<Uri>().ok().filter(|uri| uri.query().is_none());
+        let host = parsed.as_ref().and_then(Uri::host).unwrap_or_default();
+        let scheme = parsed.as_ref().and_then(Uri::scheme_str).unwrap_or_default();
+        check.that(
+            scheme == "https" || (scheme == "http" && is_loopback(host)),
+            key,
+            format!("`{url}` must be https://host[:port] (plain http only to this machine)"),
+        );
+    }
+    for account in &aws.allowed_accounts {
+        let digits = account.len() == 12 && account.bytes().all(|byte| byte.is_ascii_digit());
+        let message = format!("`{account}` is not an account number of 12 digits");
+        check.that(digits, "aws.allowed_accounts", message);
+    }
+    for (key, value) in [
+        ("aws.connect_timeout_seconds", aws.connect_timeout_seconds),
+        ("aws.first_byte_timeout_seconds", aws.first_byte_timeout_seconds),
+        ("aws.stream_idle_timeout_seconds", aws.stream_idle_timeout_seconds),
+        ("aws.total_timeout_seconds", aws.total_timeout_seconds),
+    ] {
+        check.that((1..=86_400).contains(&value), key, "must be 1 to 86400 seconds");
+    }
+}
+
+fn metrics(check: &mut Check, metrics: &Metrics, server: &Server) {
+    if !metrics.enabled {
+        return;
+    }
+    check.that(
+        metrics.is_loopback() || metrics.token.is_some() || metrics.allow_anonymous,
+        "metrics.host",
+        "an address other than loopback needs metrics.token, or metrics.allow_anonymous: true",
+    );
+    check.that(
+        metrics.port == 0 || metrics.port != server.port,
+        "metrics.port",
+        "must differ from server.port",
+    );
+}
+
+/// A region's name: lower-case letters, digits and dashes.
+pub fn is_region(name: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    (4..=32).contains(&name.len()) && name.contains('-') && name.bytes().all(allowed)
+}
+
+/// `scheme://host[:port]` of an http or https URL without a path.
+fn origin(url: &str) -> Option<String> {
+    let uri: Uri = url.parse().ok()?;
+    let scheme = uri.scheme_str().filter(|scheme| matches!(*scheme, "http" | "https"))?;
+    let authority = uri.authority().filter(|authority| !authority.as_str().contains('@'))?;
+    (uri.path() == "/" && uri.query().is_none()).then(|| format!("{scheme}://{authority}"))
+}

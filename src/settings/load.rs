@@ -1,0 +1,350 @@
+//! Merges the layers of settings and reports everything that is wrong with them at once.
+
+use std::{
+    fmt,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+};
+
+use config::{Config, File, FileFormat};
+use serde_json::{Map, Value};
+
+use super::{Settings, check};
+
+/// `settings/default.yaml`, compiled in: the defaults, and the list of known keys.
+pub const DEFAULTS: &str = include_str!("../../settings/default.yaml");
+
+const PREFIX: &str = "BEDROCK_";
+const MASK: &str = "********";
+
+/// Settings whose values are never printed and may be given as `<key>_file`.
+const SECRETS: &[&str] = &[
+    "jwt.secret",
+    "secrets.api_key_pepper",
+    "aws.access_key_id",
+    "aws.secret_access_key",
+    "aws.session_token",
+    "aws.bearer_token",
+    "database.url",
+    "metrics.token",
+];
+
+/// What a command needs of the settings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Need {
+    /// Everything, secrets included.
+    Service,
+    /// The database alone: migrations work without a secret.
+    Database,
+}
+
+/// One thing that is wrong with the settings.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// The setting (`server.port`), the variable or the file at fault.
+    pub key: String,
+    pub message: String,
+}
+
+impl Problem {
+    pub fn new(key: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { key: key.into(), message: message.into() }
+    }
+}
+
+/// Every problem found; never empty when it is an error.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problems(pub Vec<Problem>);
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let count = self.0.len();
+        write!(f, "{count} problem{} in the settings:", if count == 1 { "" } else { "s" })?;
+        for Problem { key, message } in &self.0 {
+            write!(f, "\n  {key}: {message}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Problems {}
+
+impl Settings {
+    /// Defaults, then the YAML `file` (or `config.yaml` in the working directory if it is there), then
+    /// the environment.
+    ///
+    /// # Errors
+    /// [`Problems`] with every unknown key, wrong type, bad value and impossible combination.
+    pub fn load(file: Option<&Path>, need: Need) -> Result<Self, Problems> {
+        let fallback = PathBuf::from("config.yaml");
+        let file = file.or_else(|| fallback.is_file().then_some(fallback.as_path()));
+        Self::from_layers(file, std::env::vars(), need)
+    }
+
+    /// As [`Settings::load`], with the environment as an argument.
+    pub fn from_layers(
+        file: Option<&Path>,
+        environment: impl Iterator<Item = (String, String)>,
+        need: Need,
+    ) -> Result<Self, Problems> {
+        let mut problems = Vec::new();
+        let defaults = defaults();
+        let mut tree = match merge_file(file) {
+            Ok(tree) => tree,
+            Err(problem) => return Err(Problems(vec![problem])),
+        };
+        apply_environment(&mut tree, &defaults, environment, &mut problems);
+        read_secret_files(&mut tree, &mut problems);
+        remove_unknown(&mut tree, &defaults, "", &mut problems);
+        let masked = mask(tree.clone());
+        let mut settings = typed(tree, &defaults, &mut problems);
+        if let Some(settings) = &mut settings {
+            settings.masked = masked;
+            problems.extend(check::check(settings, need));
+        }
+        match settings {
+            Some(settings) if problems.is_empty() => Ok(settings),
+            _ => Err(Problems(problems)),
+        }
+    }
+}
+
+fn defaults() -> Value {
+    serde_yaml::from_str(DEFAULTS).expect("settings/default.yaml is checked by a test")
+}
+
+fn merge_file(file: Option<&Path>) -> Result<Value, Problem> {
+    let mut builder = Config::builder().add_source(File::from_str(DEFAULTS, FileFormat::Yaml));
+    let name = file.map_or_else(String::new, |path| path.display().to_string());
+    if let Some(path) = file {
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| Problem::new(&name, format!("cannot be read: {error}")))?;
+        builder = builder.add_source(File::from_str(&text, FileFormat::Yaml));
+    }
+    builder
+        .build()
+        .and_then(Config::try_deserialize)
+        .map_err(|error| Problem::new(&name, error.to_string()))
+}
+
+/// `BEDROCK_SERVER__TLS__CERT=x` sets `server.tls.cert`. The type of the default decides how the text is read,
+/// so that a secret of digits stays text.
+fn apply_environment(
+    tree: &mut Value,
+    defaults: &Value,
+    environment: impl Iterator<Item = (String, String)>,
+    problems: &mut Vec<Problem>,
+) {
+    for (name, text) in environment {
+        let Some(path) = name.strip_prefix(PREFIX).filter(|_| name != "BEDROCK_CONFIG_FILE") else {
+            continue;
+        };
+        let path = path.to_ascii_lowercase();
+        if !path.contains("__") {
+            if let Some(section) = defaults.as_object().and_then(|sections| {
+                sections.keys().find(|section| path.starts_with(&format!("{section}_")))
+            }) {
+                let field = path.trim_start_matches(section.as_str()).trim_start_matches('_');
+                let meant = format!("{PREFIX}{section}__{field}").to_ascii_uppercase();
+                problems.push(Problem::new(
+                    name,
+                    format!(
+                        "not a setting; section and field are parted by two underscores: {meant}"
+                    ),
+                ));
+            }
+            continue;
+        }
+        let keys: Vec<&str> = path.split("__").collect();
+        let default = keys.iter().try_fold(defaults, |value, key| value.get(key));
+        match read_text(&text, default.unwrap_or(&Value::Null)) {
+            Ok(value) => set(tree, &keys, value),
+            Err(wanted) => problems.push(Problem::new(name, format!("is not {wanted}"))),
+        }
+    }
+}
+
+fn read_text(text: &str, default: &Value) -> Result<Value, &'static str> {
+    Ok(match default {
+        _ if text.is_empty() && !default.is_array() => Value::Null,
+        Value::Bool(_) => match text {
+            "true" | "1" => Value::Bool(true),
+            "false" | "0" => Value::Bool(false),
+            _ => return Err("true or false"),
+        },
+        Value::Number(_) => match text.trim().parse::<i64>() {
+            Ok(number) => number.into(),
+            Err(_) if text == "null" || text == "~" => Value::Null,
+            Err(_) => return Err("a whole number"),
+        },
+        Value::Array(_) if text.trim_start().starts_with('[') => {
+            serde_yaml::from_str(text).map_err(|_| "a list: a,b or [a, b]")?
+        }
+        Value::Array(_) => text
+            .split(',')
+            .map(str::trim)
+            .filter(|item| !item.is_empty())
+            .map(Value::from)
+            .collect(),
+        _ => Value::String(text.to_owned()),
+    })
+}
+
+fn set(tree: &mut Value, keys: &[&str], value: Value) {
+    let [first, rest @ ..] = keys else {
+        *tree = value;
+        return;
+    };
+    if !tree.is_object() {
+        *tree = Value::Object(Map::new());
+    }
+    if let Value::Object(members) = tree {
+        set(members.entry(*first).or_insert(Value::Null), rest, value);
+    }
+}
+
+/// Replaces `<secret>_file: PATH` by the secret that the file holds.
+fn read_secret_files(tree: &mut Value, problems: &mut Vec<Problem>) {
+    for secret in SECRETS {
+        let Some((section, field)) = secret.split_once('.') else { continue };
+        let from = format!("{field}_file");
+        let Some(members) = tree.get_mut(section).and_then(Value::as_object_mut) else { continue };
+        let Some(path) = members.remove(&from) else { continue };
+        let key = format!("{section}.{from}");
+        let Value::String(path) = path else {
+            problems.push(Problem::new(key, "is not the path of a file"));
+            continue;
+        };
+        if members.get(field).is_some_and(|value| !value.is_null()) && *secret != "database.url" {
+            problems.push(Problem::new(&key, format!("set together with {secret}; keep one")));
+        }
+        match secret_file(Path::new(&path)) {
+            Ok(text) => {
+                members.insert(field.to_owned(), Value::String(text));
+            }
+            Err(message) => problems.push(Problem::new(key, message)),
+        }
+    }
+}
+
+fn secret_file(path: &Path) -> Result<String, String> {
+    let unreadable = |error: std::io::Error| format!("{} cannot be read: {error}", path.display());
+    let mode = std::fs::metadata(path).map_err(unreadable)?.permissions().mode();
+    if mode & 0o007 != 0 {
+        let mode = mode & 0o777;
+        return Err(format!(
+            "{} can be read by others (mode {mode:o}): chmod 600 it",
+            path.display()
+        ));
+    }
+    let text = std::fs::read_to_string(path).map_err(unreadable)?;
+    Ok(text.trim_end_matches(['\r', '\n']).to_owned())
+}
+
+/// Takes out every key that the defaults do not have, and names the nearest one that they do.
+fn remove_unknown(tree: &mut Value, defaults: &Value, path: &str, problems: &mut Vec<Problem>) {
+    let (Value::Object(members), Value::Object(known)) = (tree, defaults) else { return };
+    members.retain(|key, value| {
+        let full = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+        match known.get(key) {
+            Some(default) => {
+                remove_unknown(value, default, &full, problems);
+                true
+            }
+            None => {
+                let message = match nearest(&full) {
+                    Some(near) => format!("unknown setting; did you mean {near}?"),
+                    None => "unknown setting".to_owned(),
+                };
+                problems.push(Problem::new(full, message));
+                false
+            }
+        }
+    });
+}
+
+fn nearest(unknown: &str) -> Option<String> {
+    let mut keys = Vec::new();
+    list_keys(&defaults(), "", &mut keys);
+    let score = |key: &String| (strsim::jaro_winkler(unknown, key) * 1000.0) as u32;
+    keys.into_iter().max_by_key(score).filter(|key| score(key) > 700)
+}
+
+/// The full names of all settings: `server.tls.cert`.
+pub fn list_keys(tree: &Value, path: &str, keys: &mut Vec<String>) {
+    match tree {
+        Value::Object(members) if !members.is_empty() => {
+            for (key, value) in members {
+                let full = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+                list_keys(value, &full, keys);
+            }
+        }
+        _ => keys.push(path.to_owned()),
+    }
+}
+
+/// Reads the tree into types. A value of the wrong type is reported and replaced by its default, so that the
+/// others are looked at too.
+fn typed(mut tree: Value, defaults: &Value, problems: &mut Vec<Problem>) -> Option<Settings> {
+    const MOST: usize = 100; // each round mends one value; there are fewer settings than this
+    for _ in 0..MOST {
+        let error = match serde_path_to_error::deserialize::<_, Settings>(tree.clone()) {
+            Ok(settings) => return Some(settings),
+            Err(error) => error,
+        };
+        let path = error.path().to_string();
+        // A type error quotes the value; a secret must not be quoted.
+        let secret =
+            SECRETS.iter().any(|secret| path.starts_with(secret)) || path.contains("secret");
+        let message =
+            if secret { "has the wrong type".to_owned() } else { error.inner().to_string() };
+        problems.push(Problem::new(&path, message));
+        let keys: Vec<&str> =
+            path.split('.').map(|key| key.split('[').next().unwrap_or(key)).collect();
+        let known = (1..=keys.len()).rev().find_map(|length| {
+            let keys = keys.get(..length)?;
+            let value = keys.iter().try_fold(defaults, |value, key| value.get(key))?;
+            Some((keys, value.clone()))
+        })?;
+        set(&mut tree, known.0, known.1);
+    }
+    None
+}
+
+fn mask(mut tree: Value) -> Value {
+    for secret in SECRETS {
+        let pointer = format!("/{}", secret.replace('.', "/"));
+        if let Some(value) = tree.pointer_mut(&pointer).filter(|value| !value.is_null()) {
+            *value = match (value.as_str(), *secret) {
+                (Some(url), "database.url") => Value::String(mask_url(url)),
+                _ => Value::String(MASK.to_owned()),
+            };
+        }
+    }
+    if let Some(Value::Array(list)) = tree.pointer_mut("/secrets/previous_api_key_peppers") {
+        list.iter_mut().for_each(|pepper| *pepper = Value::String(MASK.to_owned()));
+    }
+    if let Some(Value::Array(list)) = tree.pointer_mut("/jwt/previous_secrets") {
+        for secret in list.iter_mut().filter_map(|entry| entry.get_mut("secret")) {
+            *secret = Value::String(MASK.to_owned());
+        }
+    }
+    tree
+}
+
+/// A URL with the password of its user-info masked.
+fn mask_url(url: &str) -> String {
+    match url.split_once("://") {
+        Some((scheme, rest)) => match rest.rsplit_once('@') {
+            Some((user, host)) => {
+                let user = user.split(':').next().unwrap_or_default();
+                format!("{scheme}://{user}:{MASK}@{host}")
+            }
+            None => url.to_owned(),
+        },
+        None => url.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests;
