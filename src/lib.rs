@@ -1,8 +1,11 @@
 //! Access to AWS Bedrock through a company's own sign-in, metered to the token. `docs/architecture.md` is the
 //! map; [`startup::Application`] is the way in, for `main` and for tests.
 
+pub mod actors;
 pub mod auth;
 pub mod bedrock;
 pub mod db;
 pub mod settings;
+pub mod telemetry;
 pub mod tls;
+pub mod usage;

@@ -26,6 +26,14 @@ pub struct Frame<'a> {
     pub payload: Option<&'a [u8]>,
 }
 
+/// A frame that cannot be believed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BadFrame {
+    pub error: FrameError,
+    /// Bytes of this piece that came before the bad frame; `None` if the frame began in an earlier piece.
+    pub good: Option<usize>,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum FrameError {
     #[error("the checksum of a frame's prelude is wrong")]
@@ -67,23 +75,31 @@ impl FrameScanner {
     /// Reads on; calls `each` for every frame that became whole.
     ///
     /// # Errors
-    /// [`FrameError`]; the stream cannot be resumed.
-    pub fn push(
-        &mut self,
-        mut bytes: &[u8],
-        mut each: impl FnMut(Frame<'_>),
-    ) -> Result<(), FrameError> {
-        while !bytes.is_empty() {
-            if self.at_boundary()
-                && let Some(frame) = whole_frame(bytes)?
-            {
-                each(read(frame.bytes, frame.headers)?);
-                bytes = bytes.get(frame.bytes.len()..).unwrap_or_default();
-                continue;
+    /// [`BadFrame`]; the stream cannot be resumed.
+    pub fn push(&mut self, piece: &[u8], mut each: impl FnMut(Frame<'_>)) -> Result<(), BadFrame> {
+        let mut rest = piece;
+        let mut good = self.at_boundary().then_some(0);
+        while !rest.is_empty() {
+            rest = self.step(rest, &mut each).map_err(|error| BadFrame { error, good })?;
+            if self.at_boundary() {
+                good = Some(piece.len() - rest.len());
             }
-            bytes = self.push_part(bytes, &mut each)?;
         }
         Ok(())
+    }
+
+    fn step<'b>(
+        &mut self,
+        bytes: &'b [u8],
+        each: &mut impl FnMut(Frame<'_>),
+    ) -> Result<&'b [u8], FrameError> {
+        match self.at_boundary().then(|| whole_frame(bytes)).transpose()?.flatten() {
+            Some(frame) => {
+                each(read(frame.bytes, frame.headers)?);
+                Ok(bytes.get(frame.bytes.len()..).unwrap_or_default())
+            }
+            None => self.push_part(bytes, each),
+        }
     }
 
     /// Takes what belongs to the current frame; answers the rest.

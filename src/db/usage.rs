@@ -1,5 +1,7 @@
 //! Usage rows: one for every call that reached upstream.
 
+use std::sync::Arc;
+
 use diesel::{SqliteConnection, prelude::*};
 use serde::{Deserialize, Serialize};
 
@@ -9,7 +11,7 @@ use super::{Conn, DbError, Timestamp, on_conn, schema::usage_records};
 const ROWS_PER_STATEMENT: usize = 500;
 
 /// A finished call, as the journal keeps it and the database stores it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Insertable)]
+#[derive(Debug, Default, Clone, PartialEq, Serialize, Deserialize, Insertable)]
 #[diesel(table_name = usage_records, treat_none_as_default_value = false)]
 pub struct NewUsage {
     /// UUID version 7; a row is written once, however often it is sent.
@@ -90,7 +92,7 @@ pub struct UsageRecord {
 ///
 /// # Errors
 /// [`DbError`]; then none of the rows was written.
-pub async fn insert_all(conn: &mut Conn, rows: Vec<NewUsage>) -> Result<usize, DbError> {
+pub async fn insert_all(conn: &mut Conn, rows: Arc<Vec<NewUsage>>) -> Result<usize, DbError> {
     match conn {
         Conn::Postgres(object) => {
             let connection: &mut diesel_async::AsyncPgConnection = &mut *object;

@@ -25,7 +25,7 @@ fn scan<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Result<(Vec<Seen>, bo
         scanner.push(piece, |frame| {
             let payload = frame.payload.map(<[u8]>::to_vec);
             seen.push((frame.message_type.to_owned(), frame.kind.to_owned(), payload));
-        })?;
+        }).map_err(|bad| bad.error)?;
     }
     Ok((seen, scanner.at_boundary()))
 }
@@ -172,6 +172,20 @@ fn a_frame_too_long_to_keep_is_checked_and_passed_over_in_bounded_memory() {
     let middle = wrong.len() / 2;
     wrong[middle] ^= 1;
     assert_eq!(scan(wrong.chunks(8192)), Err(FrameError::Checksum));
+}
+
+#[test]
+fn a_bad_frame_tells_how_much_before_it_was_good() {
+    let mut wrong = [bytes(CHUNK), bytes(CHUNK)].concat();
+    *wrong.last_mut().unwrap() ^= 1;
+    let error = FrameError::Checksum;
+
+    let whole = FrameScanner::default().push(&wrong, |_| ());
+    let mut later = FrameScanner::default();
+    later.push(&wrong[..200], |_| ()).unwrap();
+
+    assert_eq!(whole, Err(BadFrame { error, good: Some(134) }));
+    assert_eq!(later.push(&wrong[200..], |_| ()), Err(BadFrame { error, good: None }));
 }
 
 #[test]

@@ -1,0 +1,321 @@
+//! AuthActor: checks credentials, and owns what is known of them. [`Known`] is the cache it fills and every worker
+//! reads; a call whose credential is known waits for no other thread.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use actix::{
+    Actor, ActorFutureExt, AsyncContext, Context, Handler, Message, ResponseActFuture, Supervised,
+    WrapFuture,
+};
+use futures_util::{
+    FutureExt,
+    future::{LocalBoxFuture, Shared},
+};
+use moka::sync::Cache;
+
+use crate::{
+    auth::{self, AdminRule, AuthError, Credential, CredentialDigest, Identity, ReDigest, Refusal, keys::Keys},
+    db::{self, DbError, Pool, Timestamp, api_keys::ApiKeyRecord, sessions::SessionRecord, users},
+    settings,
+    telemetry::Metrics,
+};
+
+/// How often the database is asked whether access was taken away somewhere.
+const CHECK_EVERY: Duration = Duration::from_secs(1);
+/// How long an unknown credential is remembered, so that repeating it does not reach the database.
+const REMEMBER_REFUSAL: Duration = Duration::from_secs(5);
+/// A key's last use is written at most this often (SEC-11).
+const NOTE_USE_MS: u64 = 60_000;
+
+/// Credentials that were checked lately, good and bad.
+pub struct Known {
+    good: Cache<CredentialDigest, Arc<Entry>>,
+    refused: Cache<CredentialDigest, Refusal>,
+    start: Instant,
+    /// When the database last confirmed that nothing was taken away, in milliseconds since `start`.
+    confirmed: AtomicU64,
+    max_age_ms: u64,
+}
+
+struct Entry {
+    identity: Arc<Identity>,
+    checked: u64,
+    used: AtomicU64,
+}
+
+/// What [`Known::get`] can tell.
+#[derive(Debug)]
+pub enum Lookup {
+    /// `note_use`: this use is worth a [`Used`] message.
+    Good { identity: Arc<Identity>, note_use: bool },
+    Refused(Refusal),
+    Unknown,
+}
+
+impl Known {
+    pub fn new(cache: &settings::Cache, auth: &settings::Auth) -> Self {
+        Self {
+            good: Cache::builder()
+                .max_capacity(cache.max_entries)
+                .time_to_live(Duration::from_secs(cache.validation_ttl))
+                .build(),
+            refused: Cache::builder().max_capacity(cache.max_entries).time_to_live(REMEMBER_REFUSAL).build(),
+            start: Instant::now(),
+            confirmed: AtomicU64::new(0),
+            max_age_ms: auth.identity_max_age_seconds * 1000,
+        }
+    }
+
+    /// An entry counts until its credential ends, and no longer than `identity_max_age_seconds` after the database
+    /// last confirmed it.
+    pub fn get(&self, digest: &CredentialDigest, now: Timestamp) -> Lookup {
+        let Some(entry) = self.good.get(digest) else {
+            return self.refused.get(digest).map_or(Lookup::Unknown, Lookup::Refused);
+        };
+        let clock = self.clock();
+        let confirmed = entry.checked.max(self.confirmed.load(Relaxed));
+        let ended = entry.identity.ends.is_some_and(|end| end <= now);
+        if ended || clock.saturating_sub(confirmed) > self.max_age_ms {
+            return Lookup::Unknown;
+        }
+        let used = entry.used.load(Relaxed);
+        let due = clock.saturating_sub(used) >= NOTE_USE_MS;
+        let note_use = due && entry.used.compare_exchange(used, clock, Relaxed, Relaxed).is_ok();
+        Lookup::Good { identity: entry.identity.clone(), note_use }
+    }
+
+    fn clock(&self) -> u64 {
+        u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn forget_all(&self) {
+        self.good.invalidate_all();
+        self.refused.invalidate_all();
+    }
+}
+
+/// Check this credential. Answers with the identity behind it.
+#[derive(Message)]
+#[rtype(result = "Result<Arc<Identity>, AuthError>")]
+pub struct Authenticate(pub Credential);
+
+/// A key was used; worth writing down.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Used {
+    pub key_id: i64,
+}
+
+/// Ask the database now whether access was taken away anywhere, and forget what may be outdated. Answers when that
+/// is done; the actor does it every second by itself.
+#[derive(Message)]
+#[rtype(result = "Result<(), Arc<DbError>>")]
+pub struct Revalidate;
+
+/// Are you there?
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Ping;
+
+type Load = Shared<LocalBoxFuture<'static, Result<(Arc<Identity>, Option<ReDigest>), AuthError>>>;
+
+pub struct AuthActor {
+    pool: Pool,
+    keys: Arc<Keys>,
+    admins: AdminRule,
+    known: Arc<Known>,
+    /// Rises whenever entries are forgotten: a check that began before may not be remembered.
+    generation: u64,
+    /// The last [`users::epoch`] seen.
+    epoch: Option<i64>,
+    /// Checks under way, so that a hundred calls with one new key ask the database once.
+    loading: HashMap<CredentialDigest, Load>,
+    clean_up: Duration,
+    metrics: Metrics,
+}
+
+impl AuthActor {
+    pub fn new(
+        pool: Pool,
+        keys: Keys,
+        admins: AdminRule,
+        known: Arc<Known>,
+        cache: &settings::Cache,
+        metrics: Metrics,
+    ) -> Self {
+        Self {
+            pool,
+            keys: Arc::new(keys),
+            admins,
+            known,
+            generation: 0,
+            epoch: None,
+            loading: HashMap::new(),
+            clean_up: Duration::from_secs(cache.cleanup_interval),
+            metrics,
+        }
+    }
+
+    fn load(&mut self, given: &Credential) -> Load {
+        let digest = given.digest();
+        if let Some(load) = self.loading.get(&digest) {
+            return load.clone();
+        }
+        let (pool, keys, admins) = (self.pool.clone(), self.keys.clone(), self.admins.clone());
+        let given = given.clone();
+        let load = async move {
+            let checked = auth::authenticate(&pool, &keys, &admins, &given, db::now()).await;
+            checked.map(|(identity, re_digest)| (Arc::new(identity), re_digest))
+        };
+        let load = load.boxed_local().shared();
+        self.loading.insert(digest, load.clone());
+        load
+    }
+
+    /// The only place that fills [`Known`]. What was read before a [`Self::forget_all`] is not written back after it.
+    fn remember(
+        &self,
+        digest: CredentialDigest,
+        checked: &Result<(Arc<Identity>, Option<ReDigest>), AuthError>,
+        generation: u64,
+    ) {
+        if generation != self.generation {
+            return;
+        }
+        match checked {
+            Ok((identity, _)) => {
+                let checked = self.known.clock();
+                // A first use is noted at once.
+                let used = AtomicU64::new(0);
+                if identity.key_id.is_some() {
+                    used.store(checked, Relaxed);
+                }
+                let entry = Entry { identity: identity.clone(), checked, used };
+                self.known.good.insert(digest, Arc::new(entry));
+            }
+            Err(AuthError::Refused(refusal)) => self.known.refused.insert(digest, *refusal),
+            Err(AuthError::Unavailable(_)) => {}
+        }
+    }
+
+    fn forget_all(&mut self) {
+        self.generation += 1;
+        // A check under way still answers those who wait for it, but later calls begin a new one.
+        self.loading.clear();
+        self.known.forget_all();
+    }
+
+    fn saw_epoch(&mut self, epoch: i64, asked: u64) {
+        if self.epoch.replace(epoch) == Some(epoch) {
+            self.known.confirmed.fetch_max(asked, Relaxed);
+        } else {
+            self.forget_all();
+        }
+    }
+
+    fn write_in_background<F>(&self, context: &mut Context<Self>, what: &'static str, write: F)
+    where
+        F: AsyncFnOnce(&mut db::Conn) -> Result<(), DbError> + 'static,
+    {
+        let pool = self.pool.clone();
+        let work = async move {
+            let written = match pool.writer().await {
+                Ok(mut conn) => write(&mut conn).await,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = written {
+                tracing::warn!(%error, what, "a write in the background failed");
+            }
+        };
+        context.spawn(work.into_actor(self));
+    }
+}
+
+impl Actor for AuthActor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, context: &mut Self::Context) {
+        context.notify(Revalidate);
+        context.run_interval(CHECK_EVERY, |_, context| context.notify(Revalidate));
+        context.run_interval(self.clean_up, |actor, context| {
+            actor.known.good.run_pending_tasks();
+            actor.known.refused.run_pending_tasks();
+            actor.write_in_background(context, "removing ended sessions", async |conn| {
+                let removed = SessionRecord::remove_ended(conn, db::now()).await?;
+                tracing::debug!(removed, "removed ended sessions");
+                Ok(())
+            });
+        });
+    }
+}
+
+impl Supervised for AuthActor {}
+
+impl Handler<Authenticate> for AuthActor {
+    type Result = ResponseActFuture<Self, Result<Arc<Identity>, AuthError>>;
+
+    fn handle(&mut self, Authenticate(given): Authenticate, _: &mut Self::Context) -> Self::Result {
+        let (digest, generation, kind) = (given.digest(), self.generation, given.kind());
+        let load = self.load(&given);
+        Box::pin(load.into_actor(self).map(move |checked, actor, context| {
+            // Of all who waited, the first one back does this.
+            if generation == actor.generation && actor.loading.remove(&digest).is_some() {
+                actor.remember(digest, &checked, generation);
+                if let Ok((identity, re_digest)) = &checked {
+                    if let Some(key_id) = identity.key_id {
+                        context.notify(Used { key_id });
+                    }
+                    if let Some(ReDigest { key_id, digest, pepper_id }) = re_digest.clone() {
+                        actor.write_in_background(context, "moving a key to the current pepper", async move |conn| {
+                            ApiKeyRecord::re_digest(conn, key_id, &digest, &pepper_id).await
+                        });
+                    }
+                }
+            }
+            let outcome = match &checked {
+                Ok(_) => "ok",
+                Err(AuthError::Refused(refusal)) => refusal.as_str(),
+                Err(AuthError::Unavailable(_)) => "unavailable",
+            };
+            actor.metrics.auth.with_label_values(&[kind, outcome]).inc();
+            checked.map(|(identity, _)| identity)
+        }))
+    }
+}
+
+impl Handler<Used> for AuthActor {
+    type Result = ();
+
+    fn handle(&mut self, Used { key_id }: Used, context: &mut Self::Context) {
+        self.write_in_background(context, "noting a key's last use", async move |conn| {
+            ApiKeyRecord::touch(conn, key_id, db::now()).await
+        });
+    }
+}
+
+impl Handler<Revalidate> for AuthActor {
+    type Result = ResponseActFuture<Self, Result<(), Arc<DbError>>>;
+
+    fn handle(&mut self, _: Revalidate, _: &mut Self::Context) -> Self::Result {
+        let (pool, asked) = (self.pool.clone(), self.known.clock());
+        let ask = async move { users::epoch(&mut pool.reader().await?).await };
+        Box::pin(ask.into_actor(self).map(move |epoch, actor, _| {
+            let epoch = epoch.map_err(Arc::new)?;
+            actor.saw_epoch(epoch, asked);
+            Ok(())
+        }))
+    }
+}
+
+impl Handler<Ping> for AuthActor {
+    type Result = ();
+
+    fn handle(&mut self, _: Ping, _: &mut Self::Context) {}
+}

@@ -1,0 +1,488 @@
+//! The usage journal: an append-only file for each HTTP worker, written in line by that worker. A call is opened here
+//! before it goes upstream and closed here before its last byte reaches the client, so that a killed process loses
+//! no finished call. The recorder gets every closed call as a message too; once its row is committed, the receipt
+//! that came with it lets the file go.
+//!
+//! A worker's file is a row of segments. A segment is deleted when it is full and no call that it mentions is still
+//! to be committed. Space for a call's final record is allocated when the call is opened: a full disk refuses new
+//! calls and loses no open one.
+
+pub mod record;
+pub mod recovery;
+
+use std::{
+    cell::{Cell, RefCell},
+    fs::{File, OpenOptions},
+    io,
+    os::unix::fs::{FileExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use tokio::sync::Notify;
+
+use super::TokenCounts;
+use crate::{
+    db::{self, usage::NewUsage},
+    settings::{Fsync, OnFull},
+};
+use record::{Kind, Progress};
+
+/// Bytes by which a segment's file grows.
+const GROWTH: u64 = 1 << 20;
+/// A segment longer than this is closed and the next one begun.
+const SEGMENT: u64 = 8 << 20;
+/// What a final record may be longer than its start record: tokens, times, reasons, all of bounded length.
+const FINAL_EXTRA: u64 = 2048;
+/// How often written records are brought to the disk with `fsync: interval`.
+pub const SYNC_INTERVAL: Duration = Duration::from_millis(200);
+/// How long `fsync: always` waits for more records to sync together.
+const GROUP_COMMIT: Duration = Duration::from_millis(2);
+
+#[derive(Debug, thiserror::Error)]
+pub enum JournalError {
+    #[error("the usage journal has reached usage.journal_max_bytes")]
+    Full,
+    #[error("the usage journal cannot be written")]
+    Io(#[from] io::Error),
+}
+
+/// What all workers and the recorder share: the directory, this instance's lock on its files, and their size.
+#[derive(Debug)]
+pub struct Directory {
+    path: PathBuf,
+    instance: String,
+    /// Held as long as the process lives; another process that can lock it knows that this one is gone.
+    _lock: File,
+    lock_path: PathBuf,
+    max_bytes: u64,
+    bytes: AtomicU64,
+    /// Calls opened and not yet committed.
+    depth: AtomicU64,
+    /// Whether the last attempt to open a call failed.
+    refusing: AtomicBool,
+}
+
+impl Directory {
+    /// Makes the directory (mode 0700) and takes this instance's lock in it.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn open(path: &Path, max_bytes: u64) -> io::Result<Arc<Self>> {
+        db::private_directory(path)?;
+        let instance = uuid::Uuid::now_v7().simple().to_string();
+        let lock_path = path.join(format!("{instance}.lock"));
+        let lock = private_file(&lock_path)?;
+        lock.try_lock().map_err(io::Error::from)?;
+        Ok(Arc::new(Self {
+            path: path.to_owned(),
+            instance,
+            _lock: lock,
+            lock_path,
+            max_bytes,
+            bytes: AtomicU64::new(0),
+            depth: AtomicU64::new(0),
+            refusing: AtomicBool::new(false),
+        }))
+    }
+
+    /// Bytes that the files of this instance take.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(SeqCst)
+    }
+
+    /// Calls that are open, or closed and not yet in the database.
+    pub fn depth(&self) -> u64 {
+        self.depth.load(SeqCst)
+    }
+
+    /// Whether new calls are refused because the journal cannot take them.
+    pub fn is_refusing(&self) -> bool {
+        self.refusing.load(SeqCst)
+    }
+
+    /// The file of rows that the database refused, one JSON object a line.
+    pub fn rejects(&self) -> PathBuf {
+        self.path.join("rejected.jsonl")
+    }
+
+    /// Removes the lock; the process ends and nothing is left in the journal.
+    pub fn remove_lock(&self) {
+        if let Err(error) = std::fs::remove_file(&self.lock_path) {
+            tracing::debug!(%error, "the journal's lock file is gone already");
+        }
+    }
+}
+
+fn private_file(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
+}
+
+/// One file of the journal. `mentions` counts what is still to be committed: a start and an end for each call.
+#[derive(Debug)]
+pub struct Segment {
+    path: PathBuf,
+    directory: Arc<Directory>,
+    size: AtomicU64,
+    mentions: AtomicU32,
+    /// Mentions whose row was dropped from memory: it is read back from the file.
+    spilled: AtomicU32,
+    sealed: AtomicBool,
+    seal_wanted: AtomicBool,
+}
+
+impl Segment {
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether the file is complete and all that it still mentions must be read back from it.
+    pub fn is_ready_to_replay(&self) -> bool {
+        self.sealed.load(SeqCst) && self.spilled.load(SeqCst) == self.mentions.load(SeqCst)
+    }
+
+    /// Asks the worker to go on in another file, so that this one can be replayed.
+    pub fn want_seal(&self) {
+        self.seal_wanted.store(true, SeqCst);
+    }
+
+    /// Deletes the file after its `calls` closed calls were committed by a replay.
+    pub fn forget(&self, calls: u64) {
+        let spilled = self.spilled.swap(0, SeqCst);
+        self.mentions.fetch_sub(spilled, SeqCst);
+        self.directory.depth.fetch_sub(calls.min(self.directory.depth()), SeqCst);
+        self.delete_if_done();
+    }
+
+    fn delete_if_done(&self) {
+        let done = self.sealed.load(SeqCst) && self.mentions.load(SeqCst) == 0;
+        // Two may see it done at once; the size is given back by one.
+        if done {
+            let size = self.size.swap(0, SeqCst);
+            if size > 0 {
+                self.directory.bytes.fetch_sub(size, SeqCst);
+                if let Err(error) = std::fs::remove_file(&self.path) {
+                    tracing::warn!(%error, "a finished journal segment could not be removed");
+                }
+            }
+        }
+    }
+}
+
+/// Comes with a row to the recorder. [`Receipt::release`] after the commit; dropped without it, the row stays in the
+/// journal and is read back from there.
+#[derive(Debug)]
+pub struct Receipt {
+    opened: Option<Arc<Segment>>,
+    closed: Option<Arc<Segment>>,
+}
+
+impl Receipt {
+    /// The row is committed: its records are needed no longer.
+    pub fn release(mut self) {
+        if let Some(opened) = &self.opened {
+            opened.directory.depth.fetch_sub(1, SeqCst);
+        }
+        for segment in self.opened.take().into_iter().chain(self.closed.take()) {
+            segment.mentions.fetch_sub(1, SeqCst);
+            segment.delete_if_done();
+        }
+    }
+
+    /// Whether the row can be read back: a call served without the journal (`on_full: best_effort`) cannot.
+    pub fn is_in_journal(&self) -> bool {
+        self.closed.is_some()
+    }
+
+    /// Lets go of the row in memory; answers the segment to replay later.
+    pub fn spill(mut self) -> Option<Arc<Segment>> {
+        let segment = self.closed.clone();
+        drop(std::mem::replace(&mut self, Self { opened: None, closed: None }));
+        segment
+    }
+}
+
+impl Drop for Receipt {
+    fn drop(&mut self) {
+        for segment in self.opened.take().into_iter().chain(self.closed.take()) {
+            segment.spilled.fetch_add(1, SeqCst);
+        }
+    }
+}
+
+/// A call's place in the journal while it is open.
+#[derive(Debug)]
+pub struct Slot {
+    segment: Option<Arc<Segment>>,
+    reserved: u64,
+}
+
+/// The journal of one worker. Not shared: it lives and is written on the worker's thread.
+pub struct Journal {
+    directory: Arc<Directory>,
+    worker: usize,
+    fsync: Fsync,
+    on_full: OnFull,
+    file: RefCell<Option<Current>>,
+    next_segment: Cell<u32>,
+    /// Bytes promised to open calls for their final records.
+    reserved: Cell<u64>,
+    /// Numbers of the newest record written, and of the newest known to be on the disk.
+    written: Cell<u64>,
+    synced: Cell<u64>,
+    sync_wanted: Notify,
+    sync_done: Notify,
+    scratch: RefCell<Vec<u8>>,
+}
+
+struct Current {
+    file: Arc<File>,
+    segment: Arc<Segment>,
+    position: u64,
+    allocated: u64,
+}
+
+impl Journal {
+    pub fn new(directory: Arc<Directory>, worker: usize, fsync: Fsync, on_full: OnFull) -> Rc<Self> {
+        Rc::new(Self {
+            directory,
+            worker,
+            fsync,
+            on_full,
+            file: RefCell::new(None),
+            next_segment: Cell::new(0),
+            reserved: Cell::new(0),
+            written: Cell::new(0),
+            synced: Cell::new(0),
+            sync_wanted: Notify::new(),
+            sync_done: Notify::new(),
+            scratch: RefCell::new(Vec::with_capacity(2048)),
+        })
+    }
+
+    /// Opens a call: writes its start record and sets space aside for its end. `row` is what is stored should the
+    /// process die before the call is closed.
+    ///
+    /// # Errors
+    /// [`JournalError`] with `on_full: strict`; with `best_effort` a slot that writes nothing.
+    pub fn open(&self, row: &NewUsage) -> Result<Slot, JournalError> {
+        let opened = self.try_open(row);
+        let refused = opened.is_err();
+        if refused != self.directory.refusing.swap(refused, SeqCst) {
+            match &opened {
+                Err(error) => tracing::error!(%error, on_full = ?self.on_full, "the usage journal takes no calls"),
+                Ok(_) => tracing::info!("the usage journal takes calls again"),
+            }
+        }
+        match opened {
+            Err(_) if self.on_full == OnFull::BestEffort => Ok(Slot { segment: None, reserved: 0 }),
+            opened => opened,
+        }
+    }
+
+    fn try_open(&self, row: &NewUsage) -> Result<Slot, JournalError> {
+        let mut record = self.scratch.borrow_mut();
+        record::encode(Kind::Open, row, &mut record);
+        let length = record.len() as u64;
+        let reserved = length + FINAL_EXTRA;
+        let mut current = self.file.borrow_mut();
+        self.make_room(&mut current, length + reserved)?;
+        let current = current.as_mut().ok_or_else(|| io::Error::other("no journal file"))?;
+        self.append(current, &record)?;
+        self.reserved.set(self.reserved.get() + reserved);
+        current.segment.mentions.fetch_add(1, SeqCst);
+        self.directory.depth.fetch_add(1, SeqCst);
+        Ok(Slot { segment: Some(current.segment.clone()), reserved })
+    }
+
+    /// Notes what an open stream used so far, if there is room besides what is promised.
+    pub fn progress(&self, slot: &Slot, call_id: &str, tokens: TokenCounts) {
+        if slot.segment.is_none() {
+            return;
+        }
+        let mut record = self.scratch.borrow_mut();
+        record::encode(Kind::Progress, &Progress { call_id: call_id.into(), tokens }, &mut record);
+        if let Some(current) = self.file.borrow_mut().as_mut() {
+            let free = current.allocated.saturating_sub(current.position + self.reserved.get());
+            if free >= record.len() as u64
+                && let Err(error) = self.append(current, &record)
+            {
+                tracing::warn!(%error, "the progress of a stream was not written to the journal");
+            }
+        }
+    }
+
+    /// Closes a call: writes its final record into the space set aside for it.
+    pub fn close(&self, slot: Slot, row: &NewUsage) -> Receipt {
+        self.reserved.set(self.reserved.get().saturating_sub(slot.reserved));
+        let mut receipt = Receipt { opened: slot.segment, closed: None };
+        if receipt.opened.is_none() {
+            return receipt;
+        }
+        let mut record = self.scratch.borrow_mut();
+        record::encode(Kind::Close, row, &mut record);
+        if let Some(current) = self.file.borrow_mut().as_mut() {
+            match self.append(current, &record) {
+                Ok(()) => {
+                    current.segment.mentions.fetch_add(1, SeqCst);
+                    receipt.closed = Some(current.segment.clone());
+                }
+                Err(error) => {
+                    self.directory.refusing.store(true, SeqCst);
+                    tracing::error!(%error, call_id = row.call_id, "a final record was not written to the journal");
+                }
+            }
+        }
+        receipt
+    }
+
+    /// Resolves when everything written so far is as durable as `usage.fsync` asks for.
+    pub async fn durable(&self) {
+        if self.fsync == Fsync::Interval {
+            return;
+        }
+        let mine = self.written.get();
+        while self.synced.get() < mine {
+            let done = self.sync_done.notified();
+            self.sync_wanted.notify_one();
+            done.await;
+        }
+    }
+
+    /// Whether [`Journal::durable`] would resolve at once.
+    pub fn is_durable(&self) -> bool {
+        self.fsync == Fsync::Interval || self.synced.get() >= self.written.get()
+    }
+
+    /// Brings records to the disk and closes segments that are full or asked for, for ever. Spawn it on the worker.
+    pub async fn keep_synced(self: Rc<Self>) {
+        loop {
+            match self.fsync {
+                Fsync::Interval => tokio::time::sleep(SYNC_INTERVAL).await,
+                Fsync::Always => {
+                    let idle = tokio::time::timeout(SYNC_INTERVAL, self.sync_wanted.notified());
+                    if idle.await.is_ok() {
+                        tokio::time::sleep(GROUP_COMMIT).await;
+                    }
+                }
+            }
+            self.sync().await;
+            self.seal_if_wanted();
+        }
+    }
+
+    async fn sync(&self) {
+        let upto = self.written.get();
+        if self.synced.get() >= upto {
+            return;
+        }
+        let file = self.file.borrow().as_ref().map(|current| current.file.clone());
+        if let Some(file) = file {
+            let synced = tokio::task::spawn_blocking(move || file.sync_data()).await;
+            match synced.map_err(io::Error::other).flatten() {
+                Ok(()) => self.directory.refusing.store(false, SeqCst),
+                Err(error) => {
+                    self.directory.refusing.store(true, SeqCst);
+                    tracing::error!(%error, "the usage journal could not be brought to the disk");
+                }
+            }
+        }
+        // Waiting for a disk that fails would hang calls; the failure shows in readiness and the log instead.
+        self.synced.set(upto);
+        self.sync_done.notify_waiters();
+    }
+
+    fn seal_if_wanted(&self) {
+        let mut current = self.file.borrow_mut();
+        let wanted = current.as_ref().is_some_and(|c| c.segment.seal_wanted.load(SeqCst) && c.position > 0);
+        if wanted && let Err(error) = self.begin_segment(&mut current, 0) {
+            tracing::warn!(%error, "no new journal segment could be begun");
+        }
+    }
+
+    /// Makes `needed` bytes free besides what is promised, in this segment or the next.
+    fn make_room(&self, current: &mut Option<Current>, needed: u64) -> Result<(), JournalError> {
+        let full = current.as_ref().is_none_or(|current| current.position >= SEGMENT);
+        if full && self.begin_segment(current, needed).is_ok() {
+            return Ok(());
+        }
+        let Some(current) = current else { return self.begin_segment(current, needed) };
+        let wanted = current.position + self.reserved.get() + needed;
+        if wanted > current.allocated {
+            let more = (wanted - current.allocated).next_multiple_of(GROWTH);
+            self.allocate(&current.file, &current.segment, current.allocated, more)?;
+            current.allocated += more;
+        }
+        Ok(())
+    }
+
+    fn begin_segment(&self, current: &mut Option<Current>, needed: u64) -> Result<(), JournalError> {
+        let number = self.next_segment.get();
+        let Directory { path, instance, .. } = &*self.directory;
+        let path = path.join(format!("{instance}-{:03}-{number:08}.journal", self.worker));
+        let file = private_file(&path)?;
+        let segment = Arc::new(Segment {
+            path,
+            directory: self.directory.clone(),
+            size: AtomicU64::new(0),
+            mentions: AtomicU32::new(0),
+            spilled: AtomicU32::new(0),
+            sealed: AtomicBool::new(false),
+            seal_wanted: AtomicBool::new(false),
+        });
+        let allocated = (self.reserved.get() + needed).max(1).next_multiple_of(GROWTH);
+        if let Err(error) = self.allocate(&file, &segment, 0, allocated) {
+            let _gone = std::fs::remove_file(&segment.path);
+            return Err(error);
+        }
+        self.next_segment.set(number + 1);
+        let file = Arc::new(file);
+        if let Some(old) = current.replace(Current { file, segment, position: 0, allocated }) {
+            if self.fsync == Fsync::Always && let Err(error) = old.file.sync_data() {
+                tracing::error!(%error, "the usage journal could not be brought to the disk");
+            }
+            old.segment.sealed.store(true, SeqCst);
+            old.segment.delete_if_done();
+        }
+        Ok(())
+    }
+
+    fn allocate(&self, file: &File, segment: &Segment, from: u64, more: u64) -> Result<(), JournalError> {
+        let directory = &self.directory;
+        if directory.bytes.fetch_add(more, SeqCst) + more > directory.max_bytes {
+            directory.bytes.fetch_sub(more, SeqCst);
+            return Err(JournalError::Full);
+        }
+        let allocated = match rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), from, more) {
+            // Some file systems cannot: written zeros take the space as well.
+            Err(rustix::io::Errno::OPNOTSUPP) => write_zeros(file, from, more),
+            other => other.map_err(io::Error::from),
+        };
+        if let Err(error) = allocated {
+            directory.bytes.fetch_sub(more, SeqCst);
+            return Err(error.into());
+        }
+        segment.size.fetch_add(more, SeqCst);
+        Ok(())
+    }
+
+    fn append(&self, current: &mut Current, record: &[u8]) -> io::Result<()> {
+        current.file.write_all_at(record, current.position)?;
+        current.position += record.len() as u64;
+        self.written.set(self.written.get() + 1);
+        Ok(())
+    }
+}
+
+fn write_zeros(file: &File, from: u64, more: u64) -> io::Result<()> {
+    let zeros = vec![0; GROWTH as usize];
+    (from..from + more).step_by(zeros.len()).try_for_each(|at| file.write_all_at(&zeros, at))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,550 @@
+//! Reads usage out of replies by looking, without rebuilding them: whole bodies, stream events and headers of every
+//! model family, into one accumulator. Pure; a value that is no sensible count is left out and counted.
+
+use std::borrow::Cow;
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use serde::{
+    Deserialize, Deserializer,
+    de::{IgnoredAny, MapAccess, SeqAccess, Visitor},
+};
+
+use super::TokenCounts;
+
+/// More tokens than any call can have; beyond is nonsense (REL-9).
+const MOST: i64 = 1 << 40;
+/// Longest stop reason that is kept, in bytes.
+const STOP_REASON: usize = 64;
+
+/// What a reply said about itself, so far.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Reading {
+    pub tokens: TokenCounts,
+    pub stop_reason: Option<String>,
+    /// Whether the figures are final: of a whole body, or from the end of a stream.
+    pub complete: bool,
+    /// Values that were no counts: negative, too large, not a whole number.
+    pub nonsense: u32,
+}
+
+/// What the bytes of an event hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StreamKind {
+    /// `{"bytes": "<base64 of the model's own event>"}`.
+    Invoke,
+    /// The event itself.
+    Converse,
+}
+
+impl Reading {
+    /// Reads the body of an answer that does not stream.
+    pub fn whole(&mut self, body: &[u8]) {
+        if let Ok(said) = serde_json::from_slice::<Said<'_>>(body) {
+            self.take(&said);
+        }
+        self.complete = !self.tokens.is_empty();
+    }
+
+    /// Reads a count_tokens answer: it uses none.
+    pub fn count_tokens(&mut self) {
+        self.complete = true;
+    }
+
+    /// Reads one event of a stream.
+    pub fn event(&mut self, kind: StreamKind, payload: &[u8]) {
+        match kind {
+            StreamKind::Converse => self.model_event(payload),
+            StreamKind::Invoke => {
+                // Nearly all events are text deltas; their start, decoded, tells them without decoding the rest.
+                #[derive(Deserialize)]
+                struct Chunk<'a> {
+                    #[serde(borrow)]
+                    bytes: Cow<'a, str>,
+                }
+                let Ok(chunk) = serde_json::from_slice::<Chunk<'_>>(payload) else { return };
+                if chunk.bytes.starts_with(DELTA) {
+                    return;
+                }
+                if let Ok(event) = STANDARD.decode(chunk.bytes.as_bytes()) {
+                    self.model_event(&event);
+                }
+            }
+        }
+    }
+
+    fn model_event(&mut self, event: &[u8]) {
+        let Ok(said) = serde_json::from_slice::<Said<'_>>(event) else { return };
+        self.take(&said);
+        // `message_start` has preliminary figures; every other report comes at the end.
+        let last = said.metrics.is_some()
+            || said.metadata.is_some_and(|metadata| metadata.usage.is_some())
+            || (said.usage.is_some() && said.message.is_none());
+        self.complete |= last && self.tokens.output.is_some();
+    }
+
+    /// Reads the counts in the headers of a whole answer, for what the body did not say.
+    pub fn headers<'h>(&mut self, header: impl Fn(&str) -> Option<&'h str>) {
+        let mut count = |name: &str| {
+            let text = header(name)?;
+            let value = text.trim().parse::<i64>().ok().filter(|value| (0..=MOST).contains(value));
+            self.nonsense += u32::from(value.is_none());
+            value
+        };
+        let counts = TokenCounts {
+            input: count("x-amzn-bedrock-input-token-count"),
+            output: count("x-amzn-bedrock-output-token-count"),
+            cache_read: count("x-amzn-bedrock-cache-read-input-token-count"),
+            cache_write: count("x-amzn-bedrock-cache-write-input-token-count"),
+            cache_write_1h: None,
+        };
+        self.fill(counts);
+        self.complete |= !self.tokens.is_empty();
+    }
+
+    fn take(&mut self, said: &Said<'_>) {
+        let mut nonsense = 0;
+        if let Some(usage) = said.message.as_ref().and_then(|message| message.usage.as_ref()) {
+            self.replace(usage.counts(&mut nonsense));
+        }
+        if let Some(usage) = &said.usage {
+            self.replace(usage.counts(&mut nonsense));
+        }
+        if let Some(usage) = said.metadata.as_ref().and_then(|metadata| metadata.usage.as_ref()) {
+            self.replace(usage.counts(&mut nonsense));
+        }
+        self.replace(said.flat_counts(&mut nonsense));
+        if let Some(metrics) = &said.metrics {
+            self.fill(metrics.counts(&mut nonsense));
+        }
+        self.nonsense += nonsense;
+        if let Some(reason) = said.stop_reason() {
+            self.stop_reason = Some(reason.chars().take(STOP_REASON).filter(|c| !c.is_control()).collect());
+        }
+    }
+
+    /// The later report wins, field by field; one that is absent erases nothing. A cache count is not erased by a
+    /// later 0 either: some streams repeat only the uncached input.
+    fn replace(&mut self, later: TokenCounts) {
+        let kept = |old: Option<i64>, new: Option<i64>| match (old, new) {
+            (Some(old), Some(0)) if old > 0 => Some(old),
+            _ => new.or(old),
+        };
+        let tokens = &mut self.tokens;
+        tokens.input = later.input.or(tokens.input);
+        tokens.output = later.output.or(tokens.output);
+        tokens.cache_write = kept(tokens.cache_write, later.cache_write);
+        tokens.cache_write_1h = kept(tokens.cache_write_1h, later.cache_write_1h);
+        tokens.cache_read = kept(tokens.cache_read, later.cache_read);
+    }
+
+    /// A source of lower rank: only for what nobody reported.
+    fn fill(&mut self, other: TokenCounts) {
+        let tokens = &mut self.tokens;
+        tokens.input = tokens.input.or(other.input);
+        tokens.output = tokens.output.or(other.output);
+        tokens.cache_write = tokens.cache_write.or(other.cache_write);
+        tokens.cache_write_1h = tokens.cache_write_1h.or(other.cache_write_1h);
+        tokens.cache_read = tokens.cache_read.or(other.cache_read);
+    }
+}
+
+/// Base64 of `{"type":"content_block_delta`, a multiple of three bytes long.
+const DELTA: &str = "eyJ0eXBlIjoiY29udGVudF9ibG9ja19kZWx0";
+
+/// The members of all families that speak of usage (protocol reference §6.4); everything else is skipped unread.
+/// A member of an unexpected type is read as absent.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Said<'a> {
+    #[serde(rename = "type", borrow, deserialize_with = "text")]
+    kind: Option<Cow<'a, str>>,
+    #[serde(deserialize_with = "object")]
+    usage: Option<Usage>,
+    #[serde(deserialize_with = "object")]
+    message: Option<Nested>,
+    #[serde(deserialize_with = "object")]
+    metadata: Option<Nested>,
+    #[serde(rename = "amazon-bedrock-invocationMetrics", deserialize_with = "object")]
+    metrics: Option<Metrics>,
+    // Titan
+    #[serde(rename = "inputTextTokenCount")]
+    input_text_token_count: Count,
+    #[serde(rename = "totalOutputTextTokenCount")]
+    total_output_text_token_count: Count,
+    #[serde(deserialize_with = "list")]
+    results: Vec<Part<'a>>,
+    // Llama, DeepSeek R1 streams
+    prompt_token_count: Count,
+    generation_token_count: Count,
+    // Jurassic
+    #[serde(deserialize_with = "object")]
+    prompt: Option<JurassicTokens>,
+    #[serde(deserialize_with = "list")]
+    completions: Vec<Completion<'a>>,
+    // Where the families say why they stopped
+    #[serde(borrow, deserialize_with = "text")]
+    stop_reason: Option<Cow<'a, str>>,
+    #[serde(rename = "stopReason", borrow, deserialize_with = "text")]
+    stop_reason_camel: Option<Cow<'a, str>>,
+    #[serde(borrow, deserialize_with = "text")]
+    finish_reason: Option<Cow<'a, str>>,
+    #[serde(rename = "completionReason", borrow, deserialize_with = "text")]
+    completion_reason: Option<Cow<'a, str>>,
+    #[serde(borrow, deserialize_with = "object")]
+    delta: Option<Part<'a>>,
+    #[serde(rename = "messageStop", borrow, deserialize_with = "object")]
+    message_stop: Option<Part<'a>>,
+    #[serde(borrow, deserialize_with = "list")]
+    outputs: Vec<Part<'a>>,
+    #[serde(borrow, deserialize_with = "list")]
+    choices: Vec<Part<'a>>,
+}
+
+impl Said<'_> {
+    fn flat_counts(&self, nonsense: &mut u32) -> TokenCounts {
+        let mut first = |counts: [Count; 2]| {
+            *nonsense += counts.iter().filter(|count| **count == Count::Nonsense).count() as u32;
+            counts.iter().find_map(|count| count.value())
+        };
+        let input = first([self.input_text_token_count, self.prompt_token_count]);
+        let output = first([self.total_output_text_token_count, self.generation_token_count]);
+        let sum: Option<i64> = self.results.iter().map(|result| result.token_count.value()).sum();
+        let titan = sum.filter(|_| !self.results.is_empty());
+        let prompt = self.prompt.as_ref().and_then(|prompt| prompt.tokens.0);
+        let completed: Option<i64> = self.completions.iter().map(|c| c.data.as_ref()?.tokens.0).sum();
+        let completed = completed.filter(|_| !self.completions.is_empty());
+        TokenCounts {
+            input: input.or(prompt),
+            output: output.or(titan).or(completed),
+            ..TokenCounts::default()
+        }
+    }
+
+    fn stop_reason(&self) -> Option<&str> {
+        let direct = [&self.stop_reason, &self.stop_reason_camel, &self.finish_reason, &self.completion_reason];
+        let parts = self.delta.iter().chain(&self.message_stop);
+        let parts = parts.chain(&self.outputs).chain(&self.choices).chain(&self.results);
+        direct.into_iter().find_map(|reason| reason.as_deref()).or_else(|| {
+            parts.into_iter().find_map(Part::reason).or_else(|| {
+                let reason = self.completions.iter().find_map(|c| c.finish_reason.as_ref()?.reason.as_deref());
+                reason
+            })
+        })
+    }
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Nested {
+    #[serde(deserialize_with = "object")]
+    usage: Option<Usage>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Part<'a> {
+    #[serde(borrow, deserialize_with = "text")]
+    stop_reason: Option<Cow<'a, str>>,
+    #[serde(rename = "stopReason", borrow, deserialize_with = "text")]
+    stop_reason_camel: Option<Cow<'a, str>>,
+    #[serde(borrow, deserialize_with = "text")]
+    finish_reason: Option<Cow<'a, str>>,
+    #[serde(rename = "completionReason", borrow, deserialize_with = "text")]
+    completion_reason: Option<Cow<'a, str>>,
+    #[serde(rename = "tokenCount")]
+    token_count: Count,
+}
+
+impl Part<'_> {
+    fn reason(&self) -> Option<&str> {
+        [&self.stop_reason, &self.stop_reason_camel, &self.finish_reason, &self.completion_reason]
+            .into_iter()
+            .find_map(|reason| reason.as_deref())
+    }
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct JurassicTokens {
+    tokens: Length,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Completion<'a> {
+    #[serde(deserialize_with = "object")]
+    data: Option<JurassicTokens>,
+    #[serde(rename = "finishReason", borrow, deserialize_with = "object")]
+    finish_reason: Option<FinishReason<'a>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct FinishReason<'a> {
+    #[serde(borrow, deserialize_with = "text")]
+    reason: Option<Cow<'a, str>>,
+}
+
+/// `usage` as Claude, Converse and Nova, and OpenAI-like models spell it.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Usage {
+    input_tokens: Count,
+    output_tokens: Count,
+    cache_creation_input_tokens: Count,
+    cache_read_input_tokens: Count,
+    #[serde(deserialize_with = "object")]
+    cache_creation: Option<CacheCreation>,
+    #[serde(rename = "inputTokens")]
+    input: Count,
+    #[serde(rename = "outputTokens")]
+    output: Count,
+    #[serde(rename = "cacheReadInputTokens")]
+    cache_read: Count,
+    #[serde(rename = "cacheReadInputTokenCount")]
+    cache_read_count: Count,
+    #[serde(rename = "cacheWriteInputTokens")]
+    cache_write: Count,
+    #[serde(rename = "cacheWriteInputTokenCount")]
+    cache_write_count: Count,
+    #[serde(rename = "cacheDetails", deserialize_with = "list")]
+    cache_details: Vec<CacheDetail>,
+    prompt_tokens: Count,
+    completion_tokens: Count,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct CacheCreation {
+    ephemeral_5m_input_tokens: Count,
+    ephemeral_1h_input_tokens: Count,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct CacheDetail {
+    #[serde(deserialize_with = "text_owned")]
+    ttl: Option<String>,
+    #[serde(rename = "inputTokens")]
+    input_tokens: Count,
+}
+
+impl Usage {
+    fn counts(&self, nonsense: &mut u32) -> TokenCounts {
+        let mut first = |counts: &[Count]| {
+            *nonsense += counts.iter().filter(|count| **count == Count::Nonsense).count() as u32;
+            counts.iter().find_map(|count| count.value())
+        };
+        let cache_write = first(&[self.cache_creation_input_tokens, self.cache_write, self.cache_write_count]);
+        let parts = self.cache_creation.as_ref().map(|parts| {
+            (first(&[parts.ephemeral_5m_input_tokens]), first(&[parts.ephemeral_1h_input_tokens]))
+        });
+        let detail = self.cache_details.iter().find(|detail| detail.ttl.as_deref() == Some("1h"));
+        let one_hour = match (&parts, detail) {
+            (Some((_, hour)), _) => *hour,
+            (None, Some(detail)) => detail.input_tokens.value(),
+            // A breakdown without an hour's part, or no breakdown: all of it is the short kind.
+            (None, None) => cache_write.map(|_| 0),
+        };
+        let sum = parts.and_then(|(short, hour)| match (short, hour) {
+            (None, None) => None,
+            _ => Some(short.unwrap_or(0) + hour.unwrap_or(0)),
+        });
+        TokenCounts {
+            input: first(&[self.input_tokens, self.input, self.prompt_tokens]),
+            output: first(&[self.output_tokens, self.output, self.completion_tokens]),
+            cache_write: cache_write.or(sum),
+            cache_write_1h: one_hour,
+            cache_read: first(&[self.cache_read_input_tokens, self.cache_read, self.cache_read_count]),
+        }
+    }
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Metrics {
+    input_token_count: Count,
+    output_token_count: Count,
+    cache_read_input_token_count: Count,
+    cache_write_input_token_count: Count,
+}
+
+impl Metrics {
+    fn counts(&self, nonsense: &mut u32) -> TokenCounts {
+        let mut value = |count: Count| {
+            *nonsense += u32::from(count == Count::Nonsense);
+            count.value()
+        };
+        let cache_write = value(self.cache_write_input_token_count);
+        TokenCounts {
+            input: value(self.input_token_count),
+            output: value(self.output_token_count),
+            cache_write,
+            cache_write_1h: cache_write.map(|_| 0),
+            cache_read: value(self.cache_read_input_token_count),
+        }
+    }
+}
+
+/// A token count of any JSON type: whole numbers from 0 to 2^40 count, `null` is absent, the rest is nonsense.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Count {
+    #[default]
+    Absent,
+    Of(i64),
+    Nonsense,
+}
+
+impl Count {
+    fn value(self) -> Option<i64> {
+        match self {
+            Self::Of(value) => Some(value),
+            Self::Absent | Self::Nonsense => None,
+        }
+    }
+}
+
+/// Implements `Visitor` methods that accept, and give the default for, every type that is not wanted.
+macro_rules! otherwise {
+    ($lifetime:lifetime, $value:expr; $($kind:ident)*) => { $(otherwise!(@$kind $lifetime, $value);)* };
+    (@bool $l:lifetime, $v:expr) => { fn visit_bool<E>(self, _: bool) -> Result<Self::Value, E> { Ok($v) } };
+    (@numbers $l:lifetime, $v:expr) => {
+        fn visit_i64<E>(self, _: i64) -> Result<Self::Value, E> { Ok($v) }
+        fn visit_u64<E>(self, _: u64) -> Result<Self::Value, E> { Ok($v) }
+        fn visit_f64<E>(self, _: f64) -> Result<Self::Value, E> { Ok($v) }
+    };
+    (@unit $l:lifetime, $v:expr) => { fn visit_unit<E>(self) -> Result<Self::Value, E> { Ok(Default::default()) } };
+    (@str $l:lifetime, $v:expr) => { fn visit_str<E>(self, _: &str) -> Result<Self::Value, E> { Ok($v) } };
+    (@seq $l:lifetime, $v:expr) => {
+        fn visit_seq<A: SeqAccess<$l>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+            while seq.next_element::<IgnoredAny>()?.is_some() {}
+            Ok($v)
+        }
+    };
+    (@map $l:lifetime, $v:expr) => {
+        fn visit_map<A: MapAccess<$l>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+            while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+            Ok($v)
+        }
+    };
+}
+
+impl<'de> Deserialize<'de> for Count {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Counting;
+        impl<'de> Visitor<'de> for Counting {
+            type Value = Count;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a token count")
+            }
+            fn visit_u64<E>(self, value: u64) -> Result<Count, E> {
+                let value = i64::try_from(value).ok().filter(|value| *value <= MOST);
+                Ok(value.map_or(Count::Nonsense, Count::Of))
+            }
+            fn visit_i64<E>(self, _: i64) -> Result<Count, E> {
+                Ok(Count::Nonsense) // serde_json gives whole numbers that are not negative as u64
+            }
+            fn visit_f64<E>(self, _: f64) -> Result<Count, E> {
+                Ok(Count::Nonsense)
+            }
+            otherwise!('de, Count::Nonsense; bool unit str seq map);
+        }
+        deserializer.deserialize_any(Counting)
+    }
+}
+
+/// The length of a list; whatever is in it.
+#[derive(Debug, Default, Clone, Copy)]
+struct Length(Option<i64>);
+
+impl<'de> Deserialize<'de> for Length {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Counting;
+        impl<'de> Visitor<'de> for Counting {
+            type Value = Option<i64>;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a list")
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+                let mut length = 0;
+                while seq.next_element::<IgnoredAny>()?.is_some() {
+                    length += 1;
+                }
+                Ok(Some(length))
+            }
+            otherwise!('de, None; bool numbers unit str map);
+        }
+        deserializer.deserialize_any(Counting).map(Self)
+    }
+}
+
+/// An object, or nothing if it is anything else.
+fn object<'de, D: Deserializer<'de>, T: Deserialize<'de>>(from: D) -> Result<Option<T>, D::Error> {
+    struct Object<T>(std::marker::PhantomData<T>);
+    impl<'de, T: Deserialize<'de>> Visitor<'de> for Object<T> {
+        type Value = Option<T>;
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("an object")
+        }
+        fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+            T::deserialize(serde::de::value::MapAccessDeserializer::new(map)).map(Some)
+        }
+        otherwise!('de, None; bool numbers unit str seq);
+    }
+    from.deserialize_any(Object(std::marker::PhantomData))
+}
+
+/// An item of a list: an object, or nothing.
+struct Lenient<T>(Option<T>);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Lenient<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        object(deserializer).map(Self)
+    }
+}
+
+/// The objects of a list, or an empty one if it is anything else.
+fn list<'de, D: Deserializer<'de>, T: Deserialize<'de>>(from: D) -> Result<Vec<T>, D::Error> {
+    struct List<T>(std::marker::PhantomData<T>);
+    impl<'de, T: Deserialize<'de>> Visitor<'de> for List<T> {
+        type Value = Vec<T>;
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("a list")
+        }
+        fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+            let mut items = Vec::new();
+            while let Some(Lenient(item)) = seq.next_element()? {
+                items.extend(item);
+            }
+            Ok(items)
+        }
+        otherwise!('de, Vec::new(); bool numbers unit str map);
+    }
+    from.deserialize_any(List(std::marker::PhantomData))
+}
+
+/// Text, or nothing if it is anything else. Borrowed where it has no escapes.
+fn text<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Cow<'de, str>>, D::Error> {
+    struct Text;
+    impl<'de> Visitor<'de> for Text {
+        type Value = Option<Cow<'de, str>>;
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("text")
+        }
+        fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {
+            Ok(Some(Cow::Borrowed(text)))
+        }
+        fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
+            Ok(Some(Cow::Owned(text.to_owned())))
+        }
+        otherwise!('de, None; bool numbers unit seq map);
+    }
+    from.deserialize_any(Text)
+}
+
+fn text_owned<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
+    Ok(text(from)?.map(Cow::into_owned))
+}
+
+#[cfg(test)]
+mod tests;
