@@ -64,7 +64,8 @@ impl Actors {
         let known = Arc::new(Known::new(&settings.cache, &settings.auth));
         let authorization = Current::default();
 
-        let (db, admins, cache) = (pool.clone(), AdminRule::new(&settings.admin), settings.cache.clone());
+        let (db, admins, cache) =
+            (pool.clone(), AdminRule::new(&settings.admin), settings.cache.clone());
         let (fills, counts) = (known.clone(), metrics.clone());
         let auth = Supervisor::start_in_arbiter(&threads.auth.handle(), move |context| {
             context.set_mailbox_capacity(MAILBOX);
@@ -81,10 +82,11 @@ impl Actors {
             actor
         });
         let gauge = metrics.live_streams.clone();
-        let streams = StreamSupervisor::start_in_arbiter(&threads.background.handle(), move |context| {
-            context.set_mailbox_capacity(MAILBOX);
-            StreamSupervisor::new(gauge)
-        });
+        let streams =
+            StreamSupervisor::start_in_arbiter(&threads.background.handle(), move |context| {
+                context.set_mailbox_capacity(MAILBOX);
+                StreamSupervisor::new(gauge)
+            });
         (Self { auth, known, credentials, authorization, streams, usage }, threads)
     }
 }

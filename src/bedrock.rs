@@ -21,6 +21,7 @@ use awc::{
 use bytes::{Bytes, BytesMut};
 use chrono::Utc;
 use futures_util::StreamExt;
+use prometheus::IntCounter;
 use rustls::ClientConfig;
 use secrecy::ExposeSecret;
 
@@ -108,7 +109,8 @@ impl Endpoints {
     pub fn new(settings: &Aws, region: &str) -> Self {
         let first = Endpoint::new(region, settings.endpoint_url.as_deref());
         let further = settings.regions.iter().filter(|further| further.name != region);
-        let further = further.map(|further| Endpoint::new(&further.name, further.endpoint_url.as_deref()));
+        let further =
+            further.map(|further| Endpoint::new(&further.name, further.endpoint_url.as_deref()));
         let all: Vec<Endpoint> = std::iter::once(first).chain(further).collect();
         let partition = partition(region);
         let regions = all.iter().map(|endpoint| endpoint.region.clone());
@@ -131,7 +133,8 @@ impl Endpoints {
 
 impl Endpoint {
     fn new(region: &str, url: Option<&str>) -> Self {
-        let suffix = if partition(region) == "aws-cn" { "amazonaws.com.cn" } else { "amazonaws.com" };
+        let suffix =
+            if partition(region) == "aws-cn" { "amazonaws.com.cn" } else { "amazonaws.com" };
         let default = || format!("https://bedrock-runtime.{region}.{suffix}");
         let url = url.map_or_else(default, |url| url.trim_end_matches('/').to_owned());
         let host = url.split_once("://").map_or(url.as_str(), |(_, host)| host);
@@ -180,11 +183,17 @@ pub struct Bedrock {
     pub limits: Limits,
     sent: Cell<u64>,
     retried: Cell<u64>,
+    retries: IntCounter,
 }
 
 impl Bedrock {
     /// `tls` must offer HTTP/1.1 only: a dropped stream then cancels at once.
-    pub fn new(settings: &Aws, endpoints: Arc<Endpoints>, tls: Arc<ClientConfig>) -> Self {
+    pub fn new(
+        settings: &Aws,
+        endpoints: Arc<Endpoints>,
+        tls: Arc<ClientConfig>,
+        retries: IntCounter,
+    ) -> Self {
         let connector = Connector::new()
             .rustls_0_23(tls)
             .timeout(Duration::from_secs(settings.connect_timeout_seconds))
@@ -192,8 +201,12 @@ impl Bedrock {
             .conn_keep_alive(KEEP_ALIVE)
             .conn_lifetime(Duration::from_secs(600))
             .limit(65_535);
-        let client =
-            Client::builder().connector(connector).disable_timeout().disable_redirects().no_default_headers().finish();
+        let client = Client::builder()
+            .connector(connector)
+            .disable_timeout()
+            .disable_redirects()
+            .no_default_headers()
+            .finish();
         Self {
             client,
             signer: Signer::default(),
@@ -205,6 +218,7 @@ impl Bedrock {
             },
             sent: Cell::new(0),
             retried: Cell::new(0),
+            retries,
         }
     }
 
@@ -252,14 +266,14 @@ impl Bedrock {
         path: &str,
         uri: Uri,
     ) -> Result<Reply, SendRequestError> {
-        let mut request = self.client.post(uri).no_decompress().insert_header(("host", endpoint.host.as_str()));
+        let mut request =
+            self.client.post(uri).no_decompress().insert_header(("host", endpoint.host.as_str()));
         for (name, value) in &call.headers {
             request = request.append_header((name.as_str(), value.as_str()));
         }
         let request = match authorization {
-            Authorization::Bearer(token) => {
-                request.insert_header(("authorization", format!("Bearer {}", token.expose_secret())))
-            }
+            Authorization::Bearer(token) => request
+                .insert_header(("authorization", format!("Bearer {}", token.expose_secret()))),
             Authorization::Keys { keys, .. } => {
                 let signed = sign::Request {
                     path,
@@ -273,7 +287,9 @@ impl Bedrock {
                     .insert_header(("x-amz-date", signature.date))
                     .insert_header(("authorization", signature.authorization));
                 match &keys.session_token {
-                    Some(token) => request.insert_header(("x-amz-security-token", token.expose_secret())),
+                    Some(token) => {
+                        request.insert_header(("x-amz-security-token", token.expose_secret()))
+                    }
                     None => request,
                 }
             }
@@ -287,6 +303,7 @@ impl Bedrock {
         let allowed = self.retried.get() * 10 <= self.sent.get();
         if allowed {
             self.retried.set(self.retried.get() + 1);
+            self.retries.inc();
         }
         allowed
     }
@@ -295,7 +312,11 @@ impl Bedrock {
     ///
     /// # Errors
     /// [`BedrockError`] when it ends early, is too long, or stops coming.
-    pub async fn read(&self, reply: &mut ClientResponse, deadline: Instant) -> Result<Bytes, BedrockError> {
+    pub async fn read(
+        &self,
+        reply: &mut ClientResponse,
+        deadline: Instant,
+    ) -> Result<Bytes, BedrockError> {
         let most = if reply.status().is_success() { MAX_REPLY } else { MAX_ERROR };
         let mut whole = BytesMut::new();
         loop {
@@ -317,7 +338,9 @@ impl Bedrock {
 /// had given up in the same moment.
 fn is_retriable(error: &SendRequestError, after: Duration) -> bool {
     match error {
-        SendRequestError::Connect(ConnectError::Disconnected) | SendRequestError::Send(_) => after < STALE,
+        SendRequestError::Connect(ConnectError::Disconnected) | SendRequestError::Send(_) => {
+            after < STALE
+        }
         SendRequestError::Connect(ConnectError::Timeout) => false,
         SendRequestError::Connect(_) => after < STALE,
         _ => false,

@@ -4,8 +4,16 @@
 pub mod actors;
 pub mod auth;
 pub mod bedrock;
+pub mod cli;
 pub mod db;
+pub mod health;
+pub mod metrics;
+pub mod routes;
+pub mod server;
 pub mod settings;
+pub mod simulator;
+pub mod startup;
+pub mod state;
 pub mod telemetry;
 pub mod tls;
 pub mod usage;

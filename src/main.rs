@@ -1,1 +1,43 @@
-fn main() {}
+use bedrock_sso_proxy::{
+    cli::{self, Cli, Command},
+    settings::{Need, Settings},
+    telemetry, tls,
+};
+use clap::Parser;
+
+#[actix_web::main]
+async fn main() -> std::process::ExitCode {
+    let cli = Cli::parse();
+    match run(cli).await {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("bedrock_proxy: {error:#}");
+            std::process::ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(cli: Cli) -> anyhow::Result<std::process::ExitCode> {
+    cli::no_core_dumps();
+    tls::install_provider();
+    let file = cli.config.as_deref();
+    let command = cli.command.unwrap_or(Command::Serve);
+    let load = |need| Settings::load(file, need);
+    match command {
+        Command::Serve => {
+            let settings = load(Need::Service)?;
+            let log = telemetry::init(&settings.logging)?;
+            cli::serve::run(settings, &log).await?;
+        }
+        Command::Demo(args) => cli::demo::run(args).await?,
+        Command::Init(args) => cli::init::run(args, &load(Need::Database)?.database).await?,
+        Command::Migrate(args) => cli::migrate::run(args, &load(Need::Database)?.database).await?,
+        Command::Settings(args) => return cli::settings::run(&args, file),
+        Command::User(args) => cli::user::run(args, &load(Need::Service)?).await?,
+        Command::Key(args) => cli::key::run(args, &load(Need::Service)?).await?,
+        Command::Health(args) => {
+            return cli::health::run(args, &load(Need::Database)?.server).await;
+        }
+    }
+    Ok(std::process::ExitCode::SUCCESS)
+}

@@ -5,8 +5,8 @@ mod redact;
 use std::io::IsTerminal;
 
 use prometheus::{
-    Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
-    core::Collector,
+    Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts,
+    Registry, core::Collector,
 };
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::{EnvFilter, Layer, layer::SubscriberExt, util::SubscriberInitExt};
@@ -26,9 +26,9 @@ pub struct LogGuard {
 }
 
 impl LogGuard {
-    /// Lines dropped so far because whoever reads the log did not.
-    pub fn dropped(&self) -> usize {
-        self.dropped.dropped_lines()
+    /// Counts the lines that were dropped because whoever reads the log did not.
+    pub fn counter(&self) -> ErrorCounter {
+        self.dropped.clone()
     }
 }
 
@@ -37,13 +37,16 @@ impl LogGuard {
 /// # Errors
 /// That `logging.level` is no filter.
 pub fn init(settings: &Logging) -> anyhow::Result<LogGuard> {
-    let (writer, guard) =
-        NonBlockingBuilder::default().lossy(true).buffered_lines_limit(LINES).finish(std::io::stdout());
+    let (writer, guard) = NonBlockingBuilder::default()
+        .lossy(true)
+        .buffered_lines_limit(LINES)
+        .finish(std::io::stdout());
     let dropped = writer.error_counter();
     let redacting = redact::Redacting::new(writer);
     // A stream that is cut ends in an error on purpose; the server would log each one as its own failure.
     let filter: EnvFilter = format!("{},actix_http::h1=off", settings.level).parse()?;
-    let json = settings.format.map_or_else(|| !std::io::stdout().is_terminal(), |f| f == LogFormat::Json);
+    let json =
+        settings.format.map_or_else(|| !std::io::stdout().is_terminal(), |f| f == LogFormat::Json);
     let layer = if json {
         tracing_subscriber::fmt::layer()
             .json()
@@ -53,7 +56,10 @@ pub fn init(settings: &Logging) -> anyhow::Result<LogGuard> {
             .with_writer(redacting)
             .boxed()
     } else {
-        tracing_subscriber::fmt::layer().with_ansi(std::io::stdout().is_terminal()).with_writer(redacting).boxed()
+        tracing_subscriber::fmt::layer()
+            .with_ansi(std::io::stdout().is_terminal())
+            .with_writer(redacting)
+            .boxed()
     };
     let _already_set = tracing_subscriber::registry().with(layer.with_filter(filter)).try_init();
     Ok(LogGuard { _writer: guard, dropped })
@@ -93,33 +99,85 @@ impl Metrics {
         let seconds = |name: &str, help: &str, top: &[f64]| {
             HistogramVec::new(HistogramOpts::new(name, help).buckets(top.to_vec()), &["operation"])
         };
-        let latency = [0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0];
+        let latency =
+            [0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0];
         let rows = vec![1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0];
-        let vector = |name: &str, help: &str, labels: &[&str]| IntCounterVec::new(Opts::new(name, help), labels);
+        let vector = |name: &str, help: &str, labels: &[&str]| {
+            IntCounterVec::new(Opts::new(name, help), labels)
+        };
         let metrics = Self {
-            calls: vector("bedrock_calls_total", "Calls that reached upstream, by outcome", &["operation", "outcome"])?,
-            tokens: vector("bedrock_tokens_total", "Tokens reported by upstream, by kind", &["kind"])?,
-            duration: seconds("bedrock_call_duration_seconds", "From request to last byte", &latency)?,
-            first_byte: seconds("bedrock_time_to_first_byte_seconds", "From request to first byte", &latency)?,
+            calls: vector(
+                "bedrock_calls_total",
+                "Calls that reached upstream, by outcome",
+                &["operation", "outcome"],
+            )?,
+            tokens: vector(
+                "bedrock_tokens_total",
+                "Tokens reported by upstream, by kind",
+                &["kind"],
+            )?,
+            duration: seconds(
+                "bedrock_call_duration_seconds",
+                "From request to last byte",
+                &latency,
+            )?,
+            first_byte: seconds(
+                "bedrock_time_to_first_byte_seconds",
+                "From request to first byte",
+                &latency,
+            )?,
             live_streams: IntGauge::new("bedrock_live_streams", "Streams that are open")?,
             calls_in_flight: IntGauge::new("bedrock_calls_in_flight", "Inference calls in flight")?,
-            journal_depth: IntGauge::new("usage_journal_depth", "Calls open or not yet in the database")?,
+            journal_depth: IntGauge::new(
+                "usage_journal_depth",
+                "Calls open or not yet in the database",
+            )?,
             journal_bytes: IntGauge::new("usage_journal_bytes", "Size of the journal's files")?,
-            journal_refused: IntCounter::new("usage_journal_refused_total", "Calls that the journal did not take")?,
-            journal_damaged: IntCounter::new("usage_journal_damaged_total", "Records passed over as damaged")?,
-            batch_rows: Histogram::with_opts(HistogramOpts::new("usage_batch_rows", "Rows a batch").buckets(rows))?,
-            rows_written: IntCounter::new("usage_rows_written_total", "Usage rows written to the database")?,
-            rows_rejected: IntCounter::new("usage_rows_rejected_total", "Rows that the database refused")?,
-            batch_failures: IntCounter::new("usage_batch_failures_total", "Batches that failed and were kept")?,
-            recorder_queue_full: IntCounter::new("usage_recorder_queue_full_total", "Messages that had to wait")?,
-            nonsense: IntCounter::new("usage_nonsense_values_total", "Token counts that were no counts")?,
-            auth: vector("auth_total", "Credentials checked, by kind and outcome", &["kind", "outcome"])?,
+            journal_refused: IntCounter::new(
+                "usage_journal_refused_total",
+                "Calls that the journal did not take",
+            )?,
+            journal_damaged: IntCounter::new(
+                "usage_journal_damaged_total",
+                "Records passed over as damaged",
+            )?,
+            batch_rows: Histogram::with_opts(
+                HistogramOpts::new("usage_batch_rows", "Rows a batch").buckets(rows),
+            )?,
+            rows_written: IntCounter::new(
+                "usage_rows_written_total",
+                "Usage rows written to the database",
+            )?,
+            rows_rejected: IntCounter::new(
+                "usage_rows_rejected_total",
+                "Rows that the database refused",
+            )?,
+            batch_failures: IntCounter::new(
+                "usage_batch_failures_total",
+                "Batches that failed and were kept",
+            )?,
+            recorder_queue_full: IntCounter::new(
+                "usage_recorder_queue_full_total",
+                "Messages that had to wait",
+            )?,
+            nonsense: IntCounter::new(
+                "usage_nonsense_values_total",
+                "Token counts that were no counts",
+            )?,
+            auth: vector(
+                "auth_total",
+                "Credentials checked, by kind and outcome",
+                &["kind", "outcome"],
+            )?,
             upstream_credentials: IntCounter::new(
                 "bedrock_credential_failures_total",
                 "Calls that failed because AWS refused this service's own credentials: an alarm",
             )?,
             upstream_retries: IntCounter::new("bedrock_retries_total", "Calls sent a second time")?,
-            log_lines_dropped: IntGauge::new("log_lines_dropped", "Log lines dropped because nobody read them")?,
+            log_lines_dropped: IntGauge::new(
+                "log_lines_dropped",
+                "Log lines dropped because nobody read them",
+            )?,
             registry,
         };
         let all: Vec<Box<dyn Collector>> = vec![
@@ -146,7 +204,8 @@ impl Metrics {
         ];
         all.into_iter().try_for_each(|collector| metrics.registry.register(collector))?;
         let info = Gauge::with_opts(
-            Opts::new("bedrock_proxy_build_info", "Always 1").const_label("version", env!("CARGO_PKG_VERSION")),
+            Opts::new("bedrock_proxy_build_info", "Always 1")
+                .const_label("version", env!("CARGO_PKG_VERSION")),
         )?;
         info.set(1.0);
         metrics.registry.register(Box::new(info))?;
@@ -171,7 +230,9 @@ impl Metrics {
             ("cache_write_1h", row.cache_write_1h_tokens),
             ("cache_read", row.cache_read_tokens),
         ] {
-            if let Some(count) = count.and_then(|count| u64::try_from(count).ok()).filter(|count| *count > 0) {
+            if let Some(count) =
+                count.and_then(|count| u64::try_from(count).ok()).filter(|count| *count > 0)
+            {
                 self.tokens.with_label_values(&[kind]).inc_by(count);
             }
         }

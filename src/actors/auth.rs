@@ -21,7 +21,10 @@ use futures_util::{
 use moka::sync::Cache;
 
 use crate::{
-    auth::{self, AdminRule, AuthError, Credential, CredentialDigest, Identity, ReDigest, Refusal, keys::Keys},
+    auth::{
+        self, AdminRule, AuthError, Credential, CredentialDigest, Identity, ReDigest, Refusal,
+        keys::Keys,
+    },
     db::{self, DbError, Pool, Timestamp, api_keys::ApiKeyRecord, sessions::SessionRecord, users},
     settings,
     telemetry::Metrics,
@@ -54,7 +57,10 @@ struct Entry {
 #[derive(Debug)]
 pub enum Lookup {
     /// `note_use`: this use is worth a [`Used`] message.
-    Good { identity: Arc<Identity>, note_use: bool },
+    Good {
+        identity: Arc<Identity>,
+        note_use: bool,
+    },
     Refused(Refusal),
     Unknown,
 }
@@ -66,7 +72,10 @@ impl Known {
                 .max_capacity(cache.max_entries)
                 .time_to_live(Duration::from_secs(cache.validation_ttl))
                 .build(),
-            refused: Cache::builder().max_capacity(cache.max_entries).time_to_live(REMEMBER_REFUSAL).build(),
+            refused: Cache::builder()
+                .max_capacity(cache.max_entries)
+                .time_to_live(REMEMBER_REFUSAL)
+                .build(),
             start: Instant::now(),
             confirmed: AtomicU64::new(0),
             max_age_ms: auth.identity_max_age_seconds * 1000,
@@ -273,9 +282,13 @@ impl Handler<Authenticate> for AuthActor {
                         context.notify(Used { key_id });
                     }
                     if let Some(ReDigest { key_id, digest, pepper_id }) = re_digest.clone() {
-                        actor.write_in_background(context, "moving a key to the current pepper", async move |conn| {
-                            ApiKeyRecord::re_digest(conn, key_id, &digest, &pepper_id).await
-                        });
+                        actor.write_in_background(
+                            context,
+                            "moving a key to the current pepper",
+                            async move |conn| {
+                                ApiKeyRecord::re_digest(conn, key_id, &digest, &pepper_id).await
+                            },
+                        );
                     }
                 }
             }

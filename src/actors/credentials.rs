@@ -7,7 +7,8 @@ use std::{
 };
 
 use actix::{
-    Actor, ActorFutureExt, AsyncContext, Context, Handler, Message, ResponseActFuture, Supervised, WrapFuture,
+    Actor, ActorFutureExt, AsyncContext, Context, Handler, Message, ResponseActFuture, Supervised,
+    WrapFuture,
 };
 use aws_credential_types::provider::SharedCredentialsProvider;
 use futures_util::{
@@ -63,7 +64,10 @@ impl CredentialsActor {
             let ask = async {
                 let provider = match provider {
                     Some(provider) => provider,
-                    None => source.provider().await.ok_or_else(|| CredentialsError("the chain is empty".into()))?,
+                    None => source
+                        .provider()
+                        .await
+                        .ok_or_else(|| CredentialsError("the chain is empty".into()))?,
                 };
                 credentials::obtain(&provider).await
             };
@@ -142,7 +146,11 @@ impl Handler<Obtain> for CredentialsActor {
 
     fn handle(&mut self, _: Obtain, _: &mut Self::Context) -> Self::Result {
         let held = self.current.load_full().filter(|current| current.holds_at(SystemTime::now()));
-        let failed = self.failed.as_ref().filter(|(at, _)| at.elapsed() < AGAIN).map(|(_, error)| error.clone());
+        let failed = self
+            .failed
+            .as_ref()
+            .filter(|(at, _)| at.elapsed() < AGAIN)
+            .map(|(_, error)| error.clone());
         let answer: LocalBoxFuture<'static, _> = match (held, failed) {
             (Some(current), _) => Box::pin(std::future::ready(Ok(current))),
             (None, Some(error)) => Box::pin(std::future::ready(Err(error))),

@@ -2,17 +2,13 @@
 //! belonged to a process that died, and releases in the journal what is committed.
 
 use std::{
-    collections::VecDeque,
-    fs::OpenOptions,
-    io::Write,
-    os::unix::fs::OpenOptionsExt,
-    path::PathBuf,
-    sync::Arc,
-    time::Duration,
+    collections::VecDeque, fs::OpenOptions, io::Write, os::unix::fs::OpenOptionsExt, path::PathBuf,
+    sync::Arc, time::Duration,
 };
 
 use actix::{
-    Actor, ActorFutureExt, AsyncContext, Context, Handler, Message, ResponseActFuture, Supervised, WrapFuture,
+    Actor, ActorFutureExt, AsyncContext, Context, Handler, Message, ResponseActFuture, Supervised,
+    WrapFuture,
 };
 use tokio::sync::oneshot;
 
@@ -95,7 +91,8 @@ impl UsageRecorder {
 
     /// Starts a write unless one is under way; a short batch only if `even_short`.
     fn write(&mut self, context: &mut Context<Self>, even_short: bool) {
-        let ready = self.pending.len() >= self.batch_size || (even_short && !self.pending.is_empty());
+        let ready =
+            self.pending.len() >= self.batch_size || (even_short && !self.pending.is_empty());
         if self.writing || !ready {
             return;
         }
@@ -114,7 +111,12 @@ impl UsageRecorder {
         }));
     }
 
-    fn wrote(&mut self, written: Result<Written, DbError>, batch: Batch, context: &mut Context<Self>) {
+    fn wrote(
+        &mut self,
+        written: Result<Written, DbError>,
+        batch: Batch,
+        context: &mut Context<Self>,
+    ) {
         match written {
             Ok(Written { rows, rejected }) => {
                 if self.failures > 0 {
@@ -130,7 +132,8 @@ impl UsageRecorder {
                 self.tell_waiting();
             }
             Err(error) => {
-                let pause = BACK_OFF.get(self.failures).or(BACK_OFF.last()).copied().unwrap_or_default();
+                let pause =
+                    BACK_OFF.get(self.failures).or(BACK_OFF.last()).copied().unwrap_or_default();
                 if self.failures == 0 {
                     tracing::error!(%error, rows = batch.rows.len(), "usage rows wait for the database");
                 }
@@ -141,7 +144,9 @@ impl UsageRecorder {
                     self.pending.push_front(call);
                 }
                 self.spill();
-                context.run_later(Duration::from_millis(pause), |actor, context| actor.write(context, true));
+                context.run_later(Duration::from_millis(pause), |actor, context| {
+                    actor.write(context, true)
+                });
             }
         }
     }
@@ -232,7 +237,10 @@ impl UsageRecorder {
 
     /// Where rows go that the database refuses for what they are.
     fn rejects(&self) -> PathBuf {
-        self.journal.as_ref().map(|journal| journal.rejects()).unwrap_or_else(|| "rejected.jsonl".into())
+        self.journal
+            .as_ref()
+            .map(|journal| journal.rejects())
+            .unwrap_or_else(|| "rejected.jsonl".into())
     }
 }
 
@@ -244,11 +252,17 @@ struct Written {
 
 /// Writes rows. If the database refuses the batch for one of them, each is tried alone, and the bad one is kept in a
 /// file: it must neither be lost nor hold up the others.
-async fn write_rows(pool: &Pool, rows: &Arc<Vec<NewUsage>>, rejects: PathBuf) -> Result<Written, DbError> {
+async fn write_rows(
+    pool: &Pool,
+    rows: &Arc<Vec<NewUsage>>,
+    rejects: PathBuf,
+) -> Result<Written, DbError> {
     let mut conn = pool.writer().await?;
     match rows::insert_all(&mut conn, rows.clone()).await {
         Ok(rows) => return Ok(Written { rows, rejected: 0 }),
-        Err(DbError::Query(cause)) => tracing::error!(%cause, "a batch was refused; trying its rows one by one"),
+        Err(DbError::Query(cause)) => {
+            tracing::error!(%cause, "a batch was refused; trying its rows one by one")
+        }
         Err(error) => return Err(error),
     }
     let mut written = Written::default();
@@ -289,8 +303,12 @@ async fn replay(
 ) -> Result<Replayed, DbError> {
     const BATCH: usize = 500;
     let unreadable = |error: std::io::Error| DbError::Unavailable(error.into());
-    let recovered = tokio::task::spawn_blocking(read).await.map_err(|e| unreadable(e.into()))?.map_err(unreadable)?;
-    let mut replayed = Replayed { calls: recovered.rows.len(), damaged: recovered.damaged, ..Replayed::default() };
+    let recovered = tokio::task::spawn_blocking(read)
+        .await
+        .map_err(|e| unreadable(e.into()))?
+        .map_err(unreadable)?;
+    let mut replayed =
+        Replayed { calls: recovered.rows.len(), damaged: recovered.damaged, ..Replayed::default() };
     for rows in recovered.rows.chunks(BATCH) {
         let written = write_rows(pool, &Arc::new(rows.to_vec()), rejects.clone()).await?;
         replayed.written.rows += written.rows;
@@ -299,7 +317,11 @@ async fn replay(
     Ok(replayed)
 }
 
-async fn replay_orphans(pool: &Pool, rejects: PathBuf, journal: Arc<Directory>) -> Result<Replayed, DbError> {
+async fn replay_orphans(
+    pool: &Pool,
+    rejects: PathBuf,
+    journal: Arc<Directory>,
+) -> Result<Replayed, DbError> {
     let unreadable = |error: std::io::Error| DbError::Unavailable(error.into());
     let found = tokio::task::spawn_blocking(move || recovery::orphans(&journal)).await;
     let mut all = Replayed::default();

@@ -19,7 +19,10 @@ pub const RENEW_BEFORE: Duration = Duration::from_secs(300);
 /// How a request is authorised. Never logged, shown or cached elsewhere (SEC-69).
 #[derive(Debug, Clone)]
 pub enum Authorization {
-    Keys { keys: AccessKeys, expires: Option<SystemTime> },
+    Keys {
+        keys: AccessKeys,
+        expires: Option<SystemTime>,
+    },
     /// A Bedrock API key, in place of a signature.
     Bearer(SecretString),
 }
@@ -91,8 +94,11 @@ impl Source {
 ///
 /// # Errors
 /// [`CredentialsError`] with what each link of the chain said.
-pub async fn obtain(provider: &SharedCredentialsProvider) -> Result<Authorization, CredentialsError> {
-    let found = provider.provide_credentials().await.map_err(|error| CredentialsError(error.into()))?;
+pub async fn obtain(
+    provider: &SharedCredentialsProvider,
+) -> Result<Authorization, CredentialsError> {
+    let found =
+        provider.provide_credentials().await.map_err(|error| CredentialsError(error.into()))?;
     let keys = AccessKeys {
         access_key_id: found.access_key_id().to_owned(),
         secret_access_key: found.secret_access_key().into(),

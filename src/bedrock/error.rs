@@ -72,7 +72,9 @@ pub fn read_fault(status: u16, error_type: Option<&str>, body: &Bytes) -> Fault 
     let from_body = parsed.as_ref().and_then(|body| body.code.as_deref());
     let from_body = from_body.map(|text| text.rsplit('#').next().unwrap_or(text));
     let code = from_header.or(from_body).filter(|code| !code.is_empty()).map(str::to_owned);
-    let Some(parsed) = parsed.filter(|body| status >= 400 && (code.is_some() || body.message.is_some())) else {
+    let Some(parsed) =
+        parsed.filter(|body| status >= 400 && (code.is_some() || body.message.is_some()))
+    else {
         return Fault::Foreign;
     };
     let code = code.unwrap_or_else(|| status.to_string());
@@ -90,10 +92,12 @@ pub fn read_fault(status: u16, error_type: Option<&str>, body: &Bytes) -> Fault 
 /// Account number, and the principal of IAM and STS: `arn:aws:sts::***:***`. Nothing else is touched.
 fn mask(text: &str) -> Cow<'_, str> {
     static PRINCIPAL: LazyLock<Regex> = LazyLock::new(|| {
-        Regex::new(r#"(arn:[a-z-]+:(?:iam|sts):[a-z0-9-]*:)\d{12}:[^\s"\\,;)]+"#).expect("a constant pattern")
+        Regex::new(r#"(arn:[a-z-]+:(?:iam|sts):[a-z0-9-]*:)\d{12}:[^\s"\\,;)]+"#)
+            .expect("a constant pattern")
     });
-    static ACCOUNT: LazyLock<Regex> =
-        LazyLock::new(|| Regex::new(r"(arn:[a-z-]+:[a-z0-9-]+:[a-z0-9-]*:)\d{12}:").expect("a constant pattern"));
+    static ACCOUNT: LazyLock<Regex> = LazyLock::new(|| {
+        Regex::new(r"(arn:[a-z-]+:[a-z0-9-]+:[a-z0-9-]*:)\d{12}:").expect("a constant pattern")
+    });
     match PRINCIPAL.replace_all(text, "${1}***:***") {
         Cow::Borrowed(text) => ACCOUNT.replace_all(text, "${1}***:"),
         Cow::Owned(text) => Cow::Owned(ACCOUNT.replace_all(&text, "${1}***:").into_owned()),
@@ -130,12 +134,17 @@ mod tests {
         let Fault::Modelled { body, .. } = fault(403, Some("AccessDeniedException"), body) else {
             panic!("not modelled");
         };
-        assert_eq!(body, r#"{"message":"User: arn:aws:sts::***:*** is not authorized to perform: bedrock:InvokeModel on resource: arn:aws:bedrock:us-east-1:***:inference-profile/us.x, arn:aws:bedrock:us-east-1::foundation-model/y"}"#);
+        assert_eq!(
+            body,
+            r#"{"message":"User: arn:aws:sts::***:*** is not authorized to perform: bedrock:InvokeModel on resource: arn:aws:bedrock:us-east-1:***:inference-profile/us.x, arn:aws:bedrock:us-east-1::foundation-model/y"}"#
+        );
     }
 
     #[test]
     fn our_own_credentials_are_told_apart_from_a_model_s_access() {
-        for code in ["UnrecognizedClientException", "InvalidSignatureException", "ExpiredTokenException"] {
+        for code in
+            ["UnrecognizedClientException", "InvalidSignatureException", "ExpiredTokenException"]
+        {
             let fault = fault(403, Some(code), r#"{"message":"The security token is invalid"}"#);
             assert_eq!(fault, Fault::Credentials { code: code.into() });
         }

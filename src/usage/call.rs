@@ -158,8 +158,12 @@ impl OpenCall {
         if let Some(payload) = payload {
             self.reading.event(kind, payload);
         }
-        let due = self.events - self.noted_events >= PROGRESS_EVENTS || self.noted.elapsed() >= PROGRESS_TIME;
-        if due && !self.reading.tokens.is_empty() && let Some(slot) = &self.slot {
+        let due = self.events - self.noted_events >= PROGRESS_EVENTS
+            || self.noted.elapsed() >= PROGRESS_TIME;
+        if due
+            && !self.reading.tokens.is_empty()
+            && let Some(slot) = &self.slot
+        {
             self.desk.journal.progress(slot, &self.row.call_id, self.reading.tokens);
             self.noted_events = self.events;
             self.noted = Instant::now();
@@ -176,7 +180,8 @@ impl OpenCall {
         let mut row = std::mem::take(&mut self.row);
         row.response_time_ms = Some(self.elapsed_ms());
         outcome.as_str().clone_into(&mut row.outcome);
-        let Reading { tokens, stop_reason, complete, nonsense } = std::mem::take(&mut self.reading);
+        let Reading { tokens, stop_reason, complete, nonsense, .. } =
+            std::mem::take(&mut self.reading);
         row.input_tokens = tokens.input;
         row.output_tokens = tokens.output;
         row.cache_write_tokens = tokens.cache_write;
@@ -184,7 +189,9 @@ impl OpenCall {
         row.cache_read_tokens = tokens.cache_read;
         row.stop_reason = stop_reason;
         // A refusal before the answer began used nothing that anybody reported; it is no estimate.
-        let answered = outcome == Outcome::Success || !tokens.is_empty() || row.time_to_first_byte_ms.is_some();
+        let answered = outcome == Outcome::Success
+            || !tokens.is_empty()
+            || row.time_to_first_byte_ms.is_some();
         row.estimated = answered && !complete;
         self.desk.metrics.call_ended(&row, nonsense);
         let receipt = self.desk.journal.close(slot, &row);

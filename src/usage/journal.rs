@@ -111,10 +111,18 @@ impl Directory {
         self.path.join("rejected.jsonl")
     }
 
-    /// Removes the lock; the process ends and nothing is left in the journal.
-    pub fn remove_lock(&self) {
-        if let Err(error) = std::fs::remove_file(&self.lock_path) {
-            tracing::debug!(%error, "the journal's lock file is gone already");
+    /// Removes this instance's files, the lock last: the process ends, and all that they hold is committed.
+    pub fn remove_all(&self) {
+        let entries = std::fs::read_dir(&self.path).into_iter().flatten().flatten();
+        let own = entries.filter(|entry| {
+            let name = entry.file_name();
+            name.to_str()
+                .is_some_and(|name| name.starts_with(&self.instance) && name.ends_with(".journal"))
+        });
+        for path in own.map(|entry| entry.path()).chain([self.lock_path.clone()]) {
+            if let Err(error) = std::fs::remove_file(&path) {
+                tracing::warn!(%error, file = %path.display(), "a journal file could not be removed");
+            }
         }
     }
 }
@@ -224,7 +232,8 @@ pub struct Slot {
 
 /// The journal of one worker. Not shared: it lives and is written on the worker's thread.
 pub struct Journal {
-    directory: Arc<Directory>,
+    /// `None`: nothing is kept on disk.
+    directory: Option<Arc<Directory>>,
     worker: usize,
     fsync: Fsync,
     on_full: OnFull,
@@ -248,7 +257,12 @@ struct Current {
 }
 
 impl Journal {
-    pub fn new(directory: Arc<Directory>, worker: usize, fsync: Fsync, on_full: OnFull) -> Rc<Self> {
+    pub fn new(
+        directory: Option<Arc<Directory>>,
+        worker: usize,
+        fsync: Fsync,
+        on_full: OnFull,
+    ) -> Rc<Self> {
         Rc::new(Self {
             directory,
             worker,
@@ -271,11 +285,16 @@ impl Journal {
     /// # Errors
     /// [`JournalError`] with `on_full: strict`; with `best_effort` a slot that writes nothing.
     pub fn open(&self, row: &NewUsage) -> Result<Slot, JournalError> {
-        let opened = self.try_open(row);
+        let Some(directory) = &self.directory else {
+            return Ok(Slot { segment: None, reserved: 0 });
+        };
+        let opened = self.try_open(row, directory);
         let refused = opened.is_err();
-        if refused != self.directory.refusing.swap(refused, SeqCst) {
+        if refused != directory.refusing.swap(refused, SeqCst) {
             match &opened {
-                Err(error) => tracing::error!(%error, on_full = ?self.on_full, "the usage journal takes no calls"),
+                Err(error) => {
+                    tracing::error!(%error, on_full = ?self.on_full, "the usage journal takes no calls")
+                }
                 Ok(_) => tracing::info!("the usage journal takes calls again"),
             }
         }
@@ -285,18 +304,18 @@ impl Journal {
         }
     }
 
-    fn try_open(&self, row: &NewUsage) -> Result<Slot, JournalError> {
+    fn try_open(&self, row: &NewUsage, directory: &Arc<Directory>) -> Result<Slot, JournalError> {
         let mut record = self.scratch.borrow_mut();
         record::encode(Kind::Open, row, &mut record);
         let length = record.len() as u64;
         let reserved = length + FINAL_EXTRA;
         let mut current = self.file.borrow_mut();
-        self.make_room(&mut current, length + reserved)?;
+        self.make_room(&mut current, directory, length + reserved)?;
         let current = current.as_mut().ok_or_else(|| io::Error::other("no journal file"))?;
         self.append(current, &record)?;
         self.reserved.set(self.reserved.get() + reserved);
         current.segment.mentions.fetch_add(1, SeqCst);
-        self.directory.depth.fetch_add(1, SeqCst);
+        directory.depth.fetch_add(1, SeqCst);
         Ok(Slot { segment: Some(current.segment.clone()), reserved })
     }
 
@@ -333,7 +352,7 @@ impl Journal {
                     receipt.closed = Some(current.segment.clone());
                 }
                 Err(error) => {
-                    self.directory.refusing.store(true, SeqCst);
+                    current.segment.directory.refusing.store(true, SeqCst);
                     tracing::error!(%error, call_id = row.call_id, "a final record was not written to the journal");
                 }
             }
@@ -381,13 +400,14 @@ impl Journal {
         if self.synced.get() >= upto {
             return;
         }
-        let file = self.file.borrow().as_ref().map(|current| current.file.clone());
-        if let Some(file) = file {
+        let current =
+            self.file.borrow().as_ref().map(|c| (c.file.clone(), c.segment.directory.clone()));
+        if let Some((file, directory)) = current {
             let synced = tokio::task::spawn_blocking(move || file.sync_data()).await;
             match synced.map_err(io::Error::other).flatten() {
-                Ok(()) => self.directory.refusing.store(false, SeqCst),
+                Ok(()) => {}
                 Err(error) => {
-                    self.directory.refusing.store(true, SeqCst);
+                    directory.refusing.store(true, SeqCst);
                     tracing::error!(%error, "the usage journal could not be brought to the disk");
                 }
             }
@@ -399,36 +419,48 @@ impl Journal {
 
     fn seal_if_wanted(&self) {
         let mut current = self.file.borrow_mut();
-        let wanted = current.as_ref().is_some_and(|c| c.segment.seal_wanted.load(SeqCst) && c.position > 0);
-        if wanted && let Err(error) = self.begin_segment(&mut current, 0) {
+        let wanted = current.as_ref().filter(|c| c.segment.seal_wanted.load(SeqCst));
+        if let Some(directory) = wanted.map(|current| current.segment.directory.clone())
+            && let Err(error) = self.begin_segment(&mut current, &directory, 0)
+        {
             tracing::warn!(%error, "no new journal segment could be begun");
         }
     }
 
     /// Makes `needed` bytes free besides what is promised, in this segment or the next.
-    fn make_room(&self, current: &mut Option<Current>, needed: u64) -> Result<(), JournalError> {
+    fn make_room(
+        &self,
+        current: &mut Option<Current>,
+        directory: &Arc<Directory>,
+        needed: u64,
+    ) -> Result<(), JournalError> {
         let full = current.as_ref().is_none_or(|current| current.position >= SEGMENT);
-        if full && self.begin_segment(current, needed).is_ok() {
+        if full && self.begin_segment(current, directory, needed).is_ok() {
             return Ok(());
         }
-        let Some(current) = current else { return self.begin_segment(current, needed) };
+        let Some(current) = current else { return self.begin_segment(current, directory, needed) };
         let wanted = current.position + self.reserved.get() + needed;
         if wanted > current.allocated {
             let more = (wanted - current.allocated).next_multiple_of(GROWTH);
-            self.allocate(&current.file, &current.segment, current.allocated, more)?;
+            allocate(&current.file, &current.segment, current.allocated, more)?;
             current.allocated += more;
         }
         Ok(())
     }
 
-    fn begin_segment(&self, current: &mut Option<Current>, needed: u64) -> Result<(), JournalError> {
+    fn begin_segment(
+        &self,
+        current: &mut Option<Current>,
+        directory: &Arc<Directory>,
+        needed: u64,
+    ) -> Result<(), JournalError> {
         let number = self.next_segment.get();
-        let Directory { path, instance, .. } = &*self.directory;
+        let Directory { path, instance, .. } = &**directory;
         let path = path.join(format!("{instance}-{:03}-{number:08}.journal", self.worker));
         let file = private_file(&path)?;
         let segment = Arc::new(Segment {
             path,
-            directory: self.directory.clone(),
+            directory: directory.clone(),
             size: AtomicU64::new(0),
             mentions: AtomicU32::new(0),
             spilled: AtomicU32::new(0),
@@ -436,38 +468,21 @@ impl Journal {
             seal_wanted: AtomicBool::new(false),
         });
         let allocated = (self.reserved.get() + needed).max(1).next_multiple_of(GROWTH);
-        if let Err(error) = self.allocate(&file, &segment, 0, allocated) {
+        if let Err(error) = allocate(&file, &segment, 0, allocated) {
             let _gone = std::fs::remove_file(&segment.path);
             return Err(error);
         }
         self.next_segment.set(number + 1);
         let file = Arc::new(file);
         if let Some(old) = current.replace(Current { file, segment, position: 0, allocated }) {
-            if self.fsync == Fsync::Always && let Err(error) = old.file.sync_data() {
+            if self.fsync == Fsync::Always
+                && let Err(error) = old.file.sync_data()
+            {
                 tracing::error!(%error, "the usage journal could not be brought to the disk");
             }
             old.segment.sealed.store(true, SeqCst);
             old.segment.delete_if_done();
         }
-        Ok(())
-    }
-
-    fn allocate(&self, file: &File, segment: &Segment, from: u64, more: u64) -> Result<(), JournalError> {
-        let directory = &self.directory;
-        if directory.bytes.fetch_add(more, SeqCst) + more > directory.max_bytes {
-            directory.bytes.fetch_sub(more, SeqCst);
-            return Err(JournalError::Full);
-        }
-        let allocated = match rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), from, more) {
-            // Some file systems cannot: written zeros take the space as well.
-            Err(rustix::io::Errno::OPNOTSUPP) => write_zeros(file, from, more),
-            other => other.map_err(io::Error::from),
-        };
-        if let Err(error) = allocated {
-            directory.bytes.fetch_sub(more, SeqCst);
-            return Err(error.into());
-        }
-        segment.size.fetch_add(more, SeqCst);
         Ok(())
     }
 
@@ -477,6 +492,26 @@ impl Journal {
         self.written.set(self.written.get() + 1);
         Ok(())
     }
+}
+
+fn allocate(file: &File, segment: &Segment, from: u64, more: u64) -> Result<(), JournalError> {
+    let directory = &segment.directory;
+    if directory.bytes.fetch_add(more, SeqCst) + more > directory.max_bytes {
+        directory.bytes.fetch_sub(more, SeqCst);
+        return Err(JournalError::Full);
+    }
+    let allocated =
+        match rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), from, more) {
+            // Some file systems cannot: written zeros take the space as well.
+            Err(rustix::io::Errno::OPNOTSUPP) => write_zeros(file, from, more),
+            other => other.map_err(io::Error::from),
+        };
+    if let Err(error) = allocated {
+        directory.bytes.fetch_sub(more, SeqCst);
+        return Err(error.into());
+    }
+    segment.size.fetch_add(more, SeqCst);
+    Ok(())
 }
 
 fn write_zeros(file: &File, from: u64, more: u64) -> io::Result<()> {

@@ -25,6 +25,12 @@ pub struct Reading {
     pub complete: bool,
     /// Values that were no counts: negative, too large, not a whole number.
     pub nonsense: u32,
+    /// The stream is one that says when it is over: Claude's, or Converse.
+    began: bool,
+    /// It said so: `message_stop`.
+    stopped: bool,
+    /// Nothing more will be said of usage.
+    pub ended: bool,
 }
 
 /// What the bytes of an event hold.
@@ -50,10 +56,19 @@ impl Reading {
         self.complete = true;
     }
 
+    /// Whether a stream that ends now has been cut, though HTTP may call it whole.
+    pub fn is_unfinished(&self) -> bool {
+        self.began && !self.stopped && !self.ended
+    }
+
     /// Reads one event of a stream.
     pub fn event(&mut self, kind: StreamKind, payload: &[u8]) {
         match kind {
-            StreamKind::Converse => self.model_event(payload),
+            StreamKind::Converse => {
+                self.began = true;
+                self.model_event(payload);
+                self.ended |= self.complete; // `metadata`, after `messageStop`, is the one event with usage
+            }
             StreamKind::Invoke => {
                 // Nearly all events are text deltas; their start, decoded, tells them without decoding the rest.
                 #[derive(Deserialize)]
@@ -75,11 +90,14 @@ impl Reading {
     fn model_event(&mut self, event: &[u8]) {
         let Ok(said) = serde_json::from_slice::<Said<'_>>(event) else { return };
         self.take(&said);
+        self.began |= said.kind.as_deref() == Some("message_start");
+        self.stopped |= said.kind.as_deref() == Some("message_stop");
         // `message_start` has preliminary figures; every other report comes at the end.
-        let last = said.metrics.is_some()
-            || said.metadata.is_some_and(|metadata| metadata.usage.is_some())
-            || (said.usage.is_some() && said.message.is_none());
+        let metadata = said.metadata.is_some_and(|metadata| metadata.usage.is_some());
+        let last =
+            said.metrics.is_some() || metadata || (said.usage.is_some() && said.message.is_none());
         self.complete |= last && self.tokens.output.is_some();
+        self.ended |= said.metrics.is_some() || metadata || (self.stopped && self.complete);
     }
 
     /// Reads the counts in the headers of a whole answer, for what the body did not say.
@@ -118,7 +136,8 @@ impl Reading {
         }
         self.nonsense += nonsense;
         if let Some(reason) = said.stop_reason() {
-            self.stop_reason = Some(reason.chars().take(STOP_REASON).filter(|c| !c.is_control()).collect());
+            self.stop_reason =
+                Some(reason.chars().take(STOP_REASON).filter(|c| !c.is_control()).collect());
         }
     }
 
@@ -211,7 +230,8 @@ impl Said<'_> {
         let sum: Option<i64> = self.results.iter().map(|result| result.token_count.value()).sum();
         let titan = sum.filter(|_| !self.results.is_empty());
         let prompt = self.prompt.as_ref().and_then(|prompt| prompt.tokens.0);
-        let completed: Option<i64> = self.completions.iter().map(|c| c.data.as_ref()?.tokens.0).sum();
+        let completed: Option<i64> =
+            self.completions.iter().map(|c| c.data.as_ref()?.tokens.0).sum();
         let completed = completed.filter(|_| !self.completions.is_empty());
         TokenCounts {
             input: input.or(prompt),
@@ -221,12 +241,20 @@ impl Said<'_> {
     }
 
     fn stop_reason(&self) -> Option<&str> {
-        let direct = [&self.stop_reason, &self.stop_reason_camel, &self.finish_reason, &self.completion_reason];
+        let direct = [
+            &self.stop_reason,
+            &self.stop_reason_camel,
+            &self.finish_reason,
+            &self.completion_reason,
+        ];
         let parts = self.delta.iter().chain(&self.message_stop);
         let parts = parts.chain(&self.outputs).chain(&self.choices).chain(&self.results);
         direct.into_iter().find_map(|reason| reason.as_deref()).or_else(|| {
             parts.into_iter().find_map(Part::reason).or_else(|| {
-                let reason = self.completions.iter().find_map(|c| c.finish_reason.as_ref()?.reason.as_deref());
+                let reason = self
+                    .completions
+                    .iter()
+                    .find_map(|c| c.finish_reason.as_ref()?.reason.as_deref());
                 reason
             })
         })
@@ -335,7 +363,8 @@ impl Usage {
             *nonsense += counts.iter().filter(|count| **count == Count::Nonsense).count() as u32;
             counts.iter().find_map(|count| count.value())
         };
-        let cache_write = first(&[self.cache_creation_input_tokens, self.cache_write, self.cache_write_count]);
+        let cache_write =
+            first(&[self.cache_creation_input_tokens, self.cache_write, self.cache_write_count]);
         let parts = self.cache_creation.as_ref().map(|parts| {
             (first(&[parts.ephemeral_5m_input_tokens]), first(&[parts.ephemeral_1h_input_tokens]))
         });
@@ -355,7 +384,11 @@ impl Usage {
             output: first(&[self.output_tokens, self.output, self.completion_tokens]),
             cache_write: cache_write.or(sum),
             cache_write_1h: one_hour,
-            cache_read: first(&[self.cache_read_input_tokens, self.cache_read, self.cache_read_count]),
+            cache_read: first(&[
+                self.cache_read_input_tokens,
+                self.cache_read,
+                self.cache_read_count,
+            ]),
         }
     }
 }

@@ -22,10 +22,12 @@ fn scan<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Result<(Vec<Seen>, bo
     let mut scanner = FrameScanner::default();
     let mut seen = Vec::new();
     for piece in pieces {
-        scanner.push(piece, |frame| {
-            let payload = frame.payload.map(<[u8]>::to_vec);
-            seen.push((frame.message_type.to_owned(), frame.kind.to_owned(), payload));
-        }).map_err(|bad| bad.error)?;
+        scanner
+            .push(piece, |frame| {
+                let payload = frame.payload.map(<[u8]>::to_vec);
+                seen.push((frame.message_type.to_owned(), frame.kind.to_owned(), payload));
+            })
+            .map_err(|bad| bad.error)?;
     }
     Ok((seen, scanner.at_boundary()))
 }

@@ -40,7 +40,8 @@ pub fn encode(kind: Kind, payload: &impl Serialize, out: &mut Vec<u8>) {
     out.extend_from_slice(&MARK);
     out.extend_from_slice(&[0; 8]);
     out.push(kind as u8);
-    serde_json::to_writer(&mut *out, payload).expect("plain structs become JSON, and a Vec takes all bytes");
+    serde_json::to_writer(&mut *out, payload)
+        .expect("plain structs become JSON, and a Vec takes all bytes");
     let body = out.get(HEADER..).unwrap_or_default();
     let length = (body.len() as u32).to_le_bytes();
     let checksum = crc32fast::hash(body).to_le_bytes();

@@ -34,11 +34,14 @@ pub struct Recovered {
 /// The file system's.
 pub fn orphans(directory: &Directory) -> io::Result<Vec<Orphan>> {
     let mut orphans = Vec::new();
-    let files: Vec<PathBuf> =
-        std::fs::read_dir(&directory.path)?.map(|entry| Ok(entry?.path())).collect::<io::Result<_>>()?;
+    let files: Vec<PathBuf> = std::fs::read_dir(&directory.path)?
+        .map(|entry| Ok(entry?.path()))
+        .collect::<io::Result<_>>()?;
     let name = |path: &Path| path.file_name().and_then(|name| name.to_str()).map(str::to_owned);
     for lock_path in files.iter().filter(|path| path.extension().is_some_and(|end| end == "lock")) {
-        let Some(instance) = name(lock_path).and_then(|name| Some(name.strip_suffix(".lock")?.to_owned())) else {
+        let Some(instance) =
+            name(lock_path).and_then(|name| Some(name.strip_suffix(".lock")?.to_owned()))
+        else {
             continue;
         };
         if instance == directory.instance {
@@ -52,7 +55,8 @@ pub fn orphans(directory: &Directory) -> io::Result<Vec<Orphan>> {
         let mut segments: Vec<PathBuf> = files
             .iter()
             .filter(|path| {
-                name(path).is_some_and(|name| name.starts_with(&instance) && name.ends_with(".journal"))
+                name(path)
+                    .is_some_and(|name| name.starts_with(&instance) && name.ends_with(".journal"))
             })
             .cloned()
             .collect();

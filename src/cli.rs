@@ -1,0 +1,90 @@
+//! The command line: one type here, one command a file below.
+
+pub mod demo;
+pub mod health;
+pub mod init;
+pub mod key;
+pub mod migrate;
+pub mod serve;
+pub mod settings;
+pub mod user;
+
+use std::path::PathBuf;
+
+use anyhow::Context;
+use clap::{Parser, Subcommand};
+
+use crate::{
+    db::{Conn, Pool, migrations, users::UserRecord},
+    settings::Database,
+};
+
+/// Access to AWS Bedrock through your company's own sign-in, metered to the token.
+#[derive(Debug, Parser)]
+#[command(
+    name = "bedrock_proxy",
+    version,
+    after_help = "Example: bedrock_proxy -c /etc/bedrock/config.yaml serve"
+)]
+pub struct Cli {
+    /// YAML file with settings; without it, config.yaml in the working directory if it is there.
+    #[arg(short, long, env = "BEDROCK_CONFIG_FILE", global = true)]
+    pub config: Option<PathBuf>,
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the service (what happens without a command, too).
+    #[command(
+        after_help = "Example: BEDROCK_JWT__SECRET=$(openssl rand -base64 48) bedrock_proxy serve"
+    )]
+    Serve,
+    /// Run everything on this machine without an AWS account: a simulated Bedrock, a database in a temporary folder.
+    #[command(after_help = "Example: bedrock_proxy demo --port 3000")]
+    Demo(demo::Args),
+    /// Prepare the database; safe to repeat, and for several instances at once.
+    #[command(after_help = "Example: bedrock_proxy init")]
+    Init(init::Args),
+    /// Change or show the database schema.
+    #[command(after_help = "Example: bedrock_proxy migrate status")]
+    Migrate(migrate::Args),
+    /// Show the effective settings, or check them.
+    #[command(after_help = "Example: bedrock_proxy -c config.yaml settings check")]
+    Settings(settings::Args),
+    /// People made by an operator.
+    #[command(after_help = "Example: bedrock_proxy user create dev@example.com")]
+    User(user::Args),
+    /// API keys made by an operator.
+    #[command(after_help = "Example: bedrock_proxy key create dev@example.com --name laptop")]
+    Key(key::Args),
+    /// Ask the running service whether it is ready; the exit code tells.
+    #[command(after_help = "Example: bedrock_proxy health || echo not ready")]
+    Health(health::Args),
+}
+
+/// A crash must not write prompts and secrets to disk (SEC-82).
+pub fn no_core_dumps() {
+    use rustix::process::{Resource, Rlimit, setrlimit};
+    let none = Rlimit { current: Some(0), maximum: Some(0) };
+    if let Err(error) = setrlimit(Resource::Core, none) {
+        eprintln!("bedrock_proxy: core dumps could not be turned off: {error}");
+    }
+}
+
+/// The database, for a command that works on it directly; its schema must be this binary's.
+async fn open_database(settings: &Database) -> anyhow::Result<Pool> {
+    let pool = Pool::open(settings).context("database.url")?;
+    let wait = std::time::Duration::from_secs(settings.wait_seconds);
+    migrations::prepare(&pool, settings.migration_on_startup, wait).await?;
+    Ok(pool)
+}
+
+/// The person with this address who was made by an operator.
+async fn person(conn: &mut Conn, email: &str) -> anyhow::Result<UserRecord> {
+    let subject = email.to_ascii_lowercase();
+    UserRecord::by_subject(conn, user::PROVIDER, &subject)
+        .await?
+        .with_context(|| format!("there is no person {email}: bedrock_proxy user create {email}"))
+}

@@ -1,0 +1,125 @@
+//! `bedrock_proxy demo`: the whole product on one machine, with no account.
+
+use std::path::{Path, PathBuf};
+
+use aws_lc_rs::rand::{SecureRandom, SystemRandom};
+use clap::Parser;
+
+use super::{key, serve, user};
+use crate::{
+    auth::keys::Keys,
+    cli::open_database,
+    db,
+    settings::{Need, Settings},
+    simulator::{Simulator, SimulatorConfig},
+    startup::Application,
+    telemetry,
+};
+
+const EMAIL: &str = "demo@example.com";
+const MODEL: &str = "us.anthropic.claude-sonnet-4-20250514-v1:0";
+
+#[derive(Debug, Parser)]
+pub struct Args {
+    /// Port of the service, on this machine only.
+    #[arg(long, default_value_t = 3000)]
+    port: u16,
+    /// Log what happens, as `serve` does.
+    #[arg(long)]
+    verbose: bool,
+}
+
+/// Runs until SIGTERM or Ctrl-C, then removes what it made.
+///
+/// # Errors
+/// If a port is taken, mostly.
+pub async fn run(args: Args) -> anyhow::Result<()> {
+    let folder = Folder::new()?;
+    let bedrock = Simulator::start(SimulatorConfig::default()).await?;
+    let settings = settings(&args, &folder.0, &bedrock)?;
+    let log = telemetry::init(&settings.logging)?;
+    let pool = open_database(&settings.database).await?;
+    let mut conn = pool.writer().await?;
+    user::create(&mut conn, EMAIL, Some("Demo")).await?;
+    let keys = Keys::new(&settings)?;
+    let api_key = key::create(&mut conn, EMAIL, "demo", Some(1), &settings.api_keys, &keys).await?;
+    drop(conn);
+    pool.close();
+
+    let application = Application::build(settings).await?;
+    let base = format!("http://{}", application.address());
+    let metrics = application.metrics_address().map(|address| format!("http://{address}/metrics"));
+    println!("{}", welcome(&base, api_key.as_str(), &metrics.unwrap_or_default(), &bedrock.url()));
+    let (stop, hurry) = serve::signals()?;
+    application.run_until_stopped(stop, hurry).await?;
+    bedrock.stop().await;
+    drop(log);
+    Ok(())
+}
+
+fn settings(args: &Args, folder: &Path, bedrock: &Simulator) -> anyhow::Result<Settings> {
+    let mut secret = [0; 32];
+    SystemRandom::new().fill(&mut secret).map_err(|_| anyhow::anyhow!("no random bytes"))?;
+    let known = SimulatorConfig::default();
+    let given = [
+        ("SERVER__HOST", "127.0.0.1".to_owned()),
+        ("SERVER__PORT", args.port.to_string()),
+        ("JWT__SECRET", hex::encode(secret)),
+        ("DATABASE__URL", format!("sqlite://{}", folder.join("demo.db").display())),
+        ("AWS__REGION", "us-east-1".to_owned()),
+        ("AWS__ACCESS_KEY_ID", known.access_key_id),
+        ("AWS__SECRET_ACCESS_KEY", known.secret_access_key),
+        ("AWS__ENDPOINT_URL", bedrock.url()),
+        ("METRICS__PORT", "0".to_owned()),
+        ("LOGGING__LEVEL", if args.verbose { "info" } else { "warn" }.to_owned()),
+    ];
+    let environment = given.into_iter().map(|(name, value)| (format!("BEDROCK_{name}"), value));
+    Ok(Settings::from_layers(None, environment, Need::Service)?)
+}
+
+fn welcome(base: &str, key: &str, metrics: &str, bedrock: &str) -> String {
+    format!(
+        r#"
+The Bedrock SSO Proxy runs at {base}, with a simulated Bedrock behind it: no model is called,
+no account is needed, and everything is gone when you stop it (Ctrl-C).
+
+An API key for {EMAIL}:
+
+    export KEY={key}
+
+Stream a reply (the readable part of the event stream):
+
+    curl -sN {base}/bedrock/model/{MODEL}/converse-stream \
+      -H "Authorization: Bearer $KEY" -H 'Content-Type: application/json' \
+      -d '{{"messages":[{{"role":"user","content":[{{"text":"Hello! @sim:plain delay_ms=150"}}]}}]}}' \
+      | grep -aoE '"text":"[^"]*"'
+
+See it metered, half a second later:
+
+    curl -s {base}/api/usage/records -H "Authorization: Bearer $KEY"
+
+Metrics: {metrics}
+The API, described: {base}/openapi.yaml
+What the simulated Bedrock saw: {bedrock}/_simulator/ledger
+"#
+    )
+}
+
+/// A temporary folder, removed when dropped.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> std::io::Result<Self> {
+        let path = std::env::temp_dir().join(format!("bedrock-demo-{}", uuid::Uuid::new_v4()));
+        db::private_directory(&path)?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_dir_all(&self.0) {
+            eprintln!("{} could not be removed: {error}", self.0.display());
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! `bedrock_proxy key create | list | revoke`
+
+use anyhow::{Context, bail};
+use chrono::TimeDelta;
+use clap::{Parser, Subcommand};
+use serde_json::json;
+
+use super::{open_database, person, user::ACTOR};
+use crate::{
+    auth::{api_key::ApiKeyText, keys::Keys},
+    db::{
+        self, Conn,
+        api_keys::{ApiKeyRecord, NewApiKey},
+        audit::Event,
+    },
+    settings::{ApiKeys, Settings},
+};
+
+const LISTED: i64 = 1000;
+
+#[derive(Debug, Parser)]
+pub struct Args {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// Make a key and print it, this once.
+    Create {
+        email: String,
+        /// What the key is for.
+        #[arg(long)]
+        name: String,
+        /// Days it lives [api_keys.default_expiry_days].
+        #[arg(long, conflicts_with = "never_expires")]
+        expires_in_days: Option<u32>,
+        /// It has no end; only where api_keys.max_expiry_days is empty.
+        #[arg(long)]
+        never_expires: bool,
+    },
+    /// List keys, newest first.
+    List {
+        /// Only this person's.
+        email: Option<String>,
+    },
+    /// End a key, everywhere within seconds.
+    Revoke { id: i64 },
+}
+
+/// # Errors
+/// The database's, or what keeps the key from being made.
+pub async fn run(args: Args, settings: &Settings) -> anyhow::Result<()> {
+    let pool = open_database(&settings.database).await?;
+    let mut conn = pool.writer().await?;
+    match args.what {
+        What::Create { email, name, expires_in_days, never_expires } => {
+            let days = if never_expires {
+                None
+            } else {
+                expires_in_days.or(settings.api_keys.default_expiry_days)
+            };
+            let key =
+                create(&mut conn, &email, &name, days, &settings.api_keys, &Keys::new(settings)?)
+                    .await?;
+            println!("{}", key.as_str());
+            eprintln!("This key is shown once; it cannot be shown again.");
+        }
+        What::List { email } => list(&mut conn, email.as_deref()).await?,
+        What::Revoke { id } => revoke(&mut conn, id).await?,
+    }
+    drop(conn);
+    pool.close();
+    Ok(())
+}
+
+/// Makes a key that lives for `days` (`None` = without an end).
+///
+/// # Errors
+/// A name, lifetime or number of keys that is not allowed.
+pub async fn create(
+    conn: &mut Conn,
+    email: &str,
+    name: &str,
+    days: Option<u32>,
+    rules: &ApiKeys,
+    keys: &Keys,
+) -> anyhow::Result<ApiKeyText> {
+    if !rules.enabled {
+        bail!("API keys are off (api_keys.enabled)");
+    }
+    let name = name.trim();
+    if name.is_empty() || name.chars().count() > 100 || name.chars().any(char::is_control) {
+        bail!("a name has 1 to 100 characters, none of them control characters");
+    }
+    match (days, rules.max_expiry_days) {
+        (Some(0), _) => bail!("a key lives at least one day"),
+        (None, Some(most)) => bail!("a key must end within {most} days (api_keys.max_expiry_days)"),
+        (Some(days), Some(most)) if days > most => {
+            bail!("a key must end within {most} days (api_keys.max_expiry_days)")
+        }
+        _ => {}
+    }
+    let user = person(conn, email).await?;
+    if user.state != "active" {
+        bail!("{email} is {}", user.state);
+    }
+    let now = db::now();
+    let lifetime = days.map(|days| TimeDelta::days(i64::from(days)));
+    let expires_at = lifetime
+        .map(|lifetime| now.checked_add_signed(lifetime).filter(|end| *end < latest()))
+        .map(|end| end.context("that is too many days"))
+        .transpose()?;
+    let key = ApiKeyText::generate();
+    let digests = keys.digests(&key);
+    let (pepper_id, digest) = digests.first().context("there is always a pepper")?;
+    let new = NewApiKey {
+        user_id: user.id,
+        digest,
+        pepper_id,
+        hint: key.hint(),
+        name,
+        created_at: now,
+        expires_at,
+    };
+    let event = Event {
+        at: now,
+        event_type: "key_created",
+        user_id: Some(user.id),
+        actor: ACTOR,
+        object: String::new(),
+        metadata: json!({ "name": name, "expires_at": expires_at.map(|end| end.and_utc().to_rfc3339()) }),
+    };
+    ApiKeyRecord::create(conn, &new, i64::from(rules.max_keys_per_user), event).await?;
+    Ok(key)
+}
+
+/// Dates beyond it are of no use to anybody, and some databases refuse them.
+fn latest() -> db::Timestamp {
+    chrono::NaiveDate::from_ymd_opt(2200, 1, 1).unwrap_or_default().and_time(chrono::NaiveTime::MIN)
+}
+
+async fn list(conn: &mut Conn, email: Option<&str>) -> anyhow::Result<()> {
+    let user_id = match email {
+        Some(email) => Some(person(conn, email).await?.id),
+        None => None,
+    };
+    println!("{:>6}  {:>6}  {:<9}  {:<6}  {:<19}  NAME", "ID", "USER", "STATUS", "HINT", "EXPIRES");
+    let now = db::now();
+    for key in ApiKeyRecord::list(conn, user_id, LISTED).await? {
+        let status = match (key.revoked_at, key.expires_at) {
+            (Some(_), _) => "revoked",
+            (None, Some(end)) if end <= now => "expired",
+            _ => "active",
+        };
+        let ends = key
+            .expires_at
+            .map_or_else(|| "never".to_owned(), |end| end.format("%Y-%m-%d %H:%M:%S").to_string());
+        println!(
+            "{:>6}  {:>6}  {status:<9}  …{:<5}  {ends:<19}  {}",
+            key.id, key.user_id, key.hint, key.name
+        );
+    }
+    Ok(())
+}
+
+async fn revoke(conn: &mut Conn, id: i64) -> anyhow::Result<()> {
+    let now = db::now();
+    let event = Event {
+        at: now,
+        event_type: "key_revoked",
+        user_id: None,
+        actor: ACTOR,
+        object: format!("api_key:{id}"),
+        metadata: json!({}),
+    };
+    if !ApiKeyRecord::revoke(conn, id, now, event).await? {
+        bail!("there is no live key {id}");
+    }
+    println!("key {id} is revoked");
+    Ok(())
+}

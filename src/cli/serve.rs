@@ -1,0 +1,53 @@
+//! `bedrock_proxy serve`
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::Notify,
+};
+
+use crate::{settings::Settings, startup::Application, telemetry::LogGuard};
+
+/// Serves until SIGTERM or SIGINT; a second one makes haste.
+///
+/// # Errors
+/// Whatever keeps it from starting or running.
+pub async fn run(settings: Settings, log: &LogGuard) -> anyhow::Result<()> {
+    let application = Application::build(settings).await?;
+    let shared = application.shared();
+    let dropped = log.counter();
+    actix_rt::spawn(async move {
+        loop {
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            shared
+                .metrics
+                .log_lines_dropped
+                .set(i64::try_from(dropped.dropped_lines()).unwrap_or(i64::MAX));
+        }
+    });
+    let (stop, hurry) = signals()?;
+    application.run_until_stopped(stop, hurry).await?;
+    Ok(())
+}
+
+/// Two futures: the first SIGTERM or SIGINT, and the second.
+///
+/// # Errors
+/// If the signals cannot be caught.
+pub fn signals() -> std::io::Result<(impl Future<Output = ()>, impl Future<Output = ()>)> {
+    let (mut term, mut interrupt) =
+        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let (first, second) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (tell_first, tell_second) = (first.clone(), second.clone());
+    actix_rt::spawn(async move {
+        for tell in [tell_first, tell_second] {
+            tokio::select! {
+                _ = term.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            tell.notify_one();
+        }
+    });
+    Ok((async move { first.notified().await }, async move { second.notified().await }))
+}

@@ -1,0 +1,409 @@
+//! The only place that picks a status code, and the dialects in which clients are told (protocol reference §1.5,
+//! §4.7, and the table of our own API).
+
+use std::{borrow::Cow, fmt};
+
+use actix_web::{
+    HttpResponse, ResponseError,
+    body::MessageBody,
+    dev::{ServiceRequest, ServiceResponse},
+    http::{StatusCode, header},
+    middleware::Next,
+};
+use paperclip::actix::api_v2_errors;
+use serde_json::json;
+
+use super::surface::request_id;
+use crate::{
+    auth::{AuthError, Refusal},
+    bedrock::{error::BedrockError, model_id::ModelIdError},
+    db::DbError,
+    usage::journal::JournalError,
+};
+
+/// What went wrong, from a closed list; clients rely on the spelling.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Code {
+    InvalidParameter,
+    Unauthorized,
+    Forbidden,
+    NotFound,
+    MethodNotAllowed,
+    PayloadTooLarge,
+    UnsupportedMediaType,
+    RequestTimeout,
+    HeadersTooLarge,
+    Internal,
+    DatabaseUnavailable,
+    DatabaseReadOnly,
+    UsageJournalUnavailable,
+    ShuttingDown,
+    Overloaded,
+    UpstreamUnavailable,
+    UpstreamTimeout,
+}
+
+impl Code {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::InvalidParameter => "invalid_parameter",
+            Self::Unauthorized => "unauthorized",
+            Self::Forbidden => "forbidden",
+            Self::NotFound => "not_found",
+            Self::MethodNotAllowed => "method_not_allowed",
+            Self::PayloadTooLarge => "payload_too_large",
+            Self::UnsupportedMediaType => "unsupported_media_type",
+            Self::RequestTimeout => "request_timeout",
+            Self::HeadersTooLarge => "headers_too_large",
+            Self::Internal => "internal",
+            Self::DatabaseUnavailable => "database_unavailable",
+            Self::DatabaseReadOnly => "database_read_only",
+            Self::UsageJournalUnavailable => "usage_journal_unavailable",
+            Self::ShuttingDown => "shutting_down",
+            Self::Overloaded => "overloaded",
+            Self::UpstreamUnavailable => "upstream_unavailable",
+            Self::UpstreamTimeout => "upstream_timeout",
+        }
+    }
+
+    pub fn status(self) -> StatusCode {
+        match self {
+            Self::InvalidParameter => StatusCode::BAD_REQUEST,
+            Self::Unauthorized => StatusCode::UNAUTHORIZED,
+            Self::Forbidden => StatusCode::FORBIDDEN,
+            Self::NotFound => StatusCode::NOT_FOUND,
+            Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::PayloadTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
+            Self::HeadersTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::DatabaseUnavailable
+            | Self::DatabaseReadOnly
+            | Self::UsageJournalUnavailable
+            | Self::ShuttingDown
+            | Self::Overloaded
+            | Self::UpstreamUnavailable => StatusCode::SERVICE_UNAVAILABLE,
+            Self::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
+        }
+    }
+
+    /// The exception that Bedrock would call it.
+    fn bedrock(self) -> &'static str {
+        match self.status().as_u16() {
+            401 => "UnrecognizedClientException",
+            403 => "AccessDeniedException",
+            404 => "ResourceNotFoundException",
+            429 => "ThrottlingException",
+            500 => "InternalServerException",
+            503 => "ServiceUnavailableException",
+            408 | 504 => "ModelTimeoutException",
+            _ => "ValidationException",
+        }
+    }
+
+    /// Seconds after which trying again makes sense.
+    fn retry_after(self) -> Option<u32> {
+        match self {
+            Self::DatabaseUnavailable | Self::DatabaseReadOnly | Self::UsageJournalUnavailable => {
+                Some(5)
+            }
+            Self::ShuttingDown | Self::Overloaded => Some(1),
+            _ => None,
+        }
+    }
+}
+
+/// The shape in which a client is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dialect {
+    Own,
+    Bedrock,
+}
+
+/// A refusal or a failure: a code and a sentence for the client, the cause for the log.
+#[api_v2_errors(
+    code = 400,
+    description = "The request is malformed; the message names what is wrong",
+    code = 401,
+    description = "The credential was not accepted",
+    code = 403,
+    description = "The credential may not do this",
+    code = 404,
+    description = "There is no such thing, or it is somebody else's",
+    code = 413,
+    description = "The body is larger than server.max_body_bytes",
+    code = 415,
+    description = "The body is compressed",
+    code = 500,
+    description = "The service failed",
+    code = 503,
+    description = "The service, or a part it needs, is not available; try again",
+    code = 504,
+    description = "Bedrock did not answer in time"
+)]
+pub struct ApiError {
+    pub code: Code,
+    message: Cow<'static, str>,
+    field: Option<&'static str>,
+    cause: Option<Box<dyn std::error::Error + Send + Sync>>,
+    /// Why a credential was refused: for the log and the metric.
+    pub refusal: Option<Refusal>,
+    dialect: Dialect,
+    request_id: String,
+}
+
+impl ApiError {
+    pub fn new(code: Code, message: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            code,
+            message: message.into(),
+            field: None,
+            cause: None,
+            refusal: None,
+            dialect: Dialect::Own,
+            request_id: String::new(),
+        }
+    }
+
+    /// A parameter that is wrong, by name.
+    pub fn parameter(field: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
+        Self { field: Some(field), ..Self::new(Code::InvalidParameter, message) }
+    }
+
+    pub fn caused_by(mut self, cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        self.cause = Some(cause.into());
+        self
+    }
+
+    pub fn refused(refusal: Refusal) -> Self {
+        let message = "The credential was not accepted. Send an API key or an access token as \
+                       `Authorization: Bearer …` or `X-API-Key: …`.";
+        Self { refusal: Some(refusal), ..Self::new(Code::Unauthorized, message) }
+    }
+
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// The causes, for the log.
+    pub fn causes(&self) -> String {
+        let mut text = String::new();
+        let mut cause = self.cause.as_deref().map(|cause| cause as &dyn std::error::Error);
+        while let Some(error) = cause {
+            if !text.is_empty() {
+                text.push_str(": ");
+            }
+            text.push_str(&error.to_string());
+            cause = error.source();
+        }
+        text
+    }
+
+    fn body(&self) -> serde_json::Value {
+        match self.dialect {
+            Dialect::Bedrock => json!({ "message": self.message }),
+            Dialect::Own => {
+                let mut error = json!({
+                    "code": self.code.as_str(),
+                    "message": self.message,
+                    "request_id": self.request_id,
+                });
+                if let (Some(field), Some(members)) = (self.field, error.as_object_mut()) {
+                    members.insert("field".to_owned(), field.into());
+                }
+                json!({ "error": error })
+            }
+        }
+    }
+}
+
+impl fmt::Debug for ApiError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}: {} {}", self.code, self.message, self.causes())
+    }
+}
+
+impl fmt::Display for ApiError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl ResponseError for ApiError {
+    fn status_code(&self) -> StatusCode {
+        self.code.status()
+    }
+
+    fn error_response(&self) -> HttpResponse {
+        let mut response = HttpResponse::build(self.code.status());
+        if self.code == Code::Unauthorized {
+            response
+                .insert_header((header::WWW_AUTHENTICATE, "Bearer realm=\"bedrock-sso-proxy\""));
+        }
+        if let Some(seconds) = self.code.retry_after() {
+            response.insert_header((header::RETRY_AFTER, seconds));
+        }
+        if self.dialect == Dialect::Bedrock {
+            response.insert_header(("x-amzn-errortype", self.code.bedrock()));
+            response.insert_header(("x-amzn-requestid", self.request_id.as_str()));
+        }
+        response.content_type("application/json").body(self.body().to_string())
+    }
+}
+
+/// Everything that goes wrong below `/bedrock` is told as Bedrock tells it.
+pub async fn in_bedrock_shape(
+    request: ServiceRequest,
+    next: Next<impl MessageBody + 'static>,
+) -> Result<ServiceResponse<impl MessageBody>, actix_web::Error> {
+    reshape(Dialect::Bedrock, request, next).await
+}
+
+/// Everything else is told in our own JSON.
+pub async fn in_own_shape(
+    request: ServiceRequest,
+    next: Next<impl MessageBody + 'static>,
+) -> Result<ServiceResponse<impl MessageBody>, actix_web::Error> {
+    reshape(Dialect::Own, request, next).await
+}
+
+async fn reshape<B: MessageBody + 'static>(
+    dialect: Dialect,
+    request: ServiceRequest,
+    next: Next<B>,
+) -> Result<ServiceResponse<actix_web::body::BoxBody>, actix_web::Error> {
+    let id = request_id(&request);
+    // A panic is this client's 500 and nobody else's (REL-29).
+    let outcome =
+        futures_util::FutureExt::catch_unwind(std::panic::AssertUnwindSafe(next.call(request)))
+            .await;
+    let response = match outcome {
+        Ok(Ok(response)) => response,
+        Ok(Err(error)) => return Err(in_shape(&error, dialect, &id).into()),
+        Err(_panic) => {
+            tracing::error!(request_id = id, "a handler panicked");
+            let error = ApiError::new(Code::Internal, "The service failed to answer this request.");
+            return Err(ApiError { dialect, request_id: id, ..error }.into());
+        }
+    };
+    let status = response.status();
+    let shaped = match response.response().error() {
+        Some(error) => Some(in_shape(error, dialect, &id)),
+        // What the framework itself refuses has no body; a part further in has told its own in its shape already.
+        None if status == StatusCode::NOT_FOUND && is_empty(&response) => {
+            Some(ApiError::new(Code::NotFound, "There is nothing at this path."))
+        }
+        None if status == StatusCode::METHOD_NOT_ALLOWED && is_empty(&response) => {
+            Some(ApiError::new(Code::MethodNotAllowed, "This path does not take this method."))
+        }
+        None => None,
+    };
+    match shaped {
+        Some(error) if error.request_id.is_empty() => {
+            let error = ApiError { dialect, request_id: id, ..error };
+            let (request, _) = response.into_parts();
+            Ok(ServiceResponse::from_err(error, request))
+        }
+        Some(error) => {
+            let (request, _) = response.into_parts();
+            Ok(ServiceResponse::from_err(error, request))
+        }
+        None => Ok(response.map_into_boxed_body()),
+    }
+}
+
+fn is_empty<B: MessageBody>(response: &ServiceResponse<B>) -> bool {
+    matches!(
+        response.response().body().size(),
+        actix_web::body::BodySize::None | actix_web::body::BodySize::Sized(0)
+    )
+}
+
+/// An error as an [`ApiError`] of a dialect; the innermost scope that handles it decides which.
+fn in_shape(error: &actix_web::Error, dialect: Dialect, id: &str) -> ApiError {
+    match error.as_error::<ApiError>() {
+        Some(known) => ApiError {
+            code: known.code,
+            message: known.message.clone(),
+            field: known.field,
+            cause: Some(known.causes()).filter(|causes| !causes.is_empty()).map(Into::into),
+            refusal: known.refusal,
+            dialect: if known.request_id.is_empty() { dialect } else { known.dialect },
+            request_id: id.to_owned(),
+        },
+        None => {
+            let status = error.as_response_error().status_code();
+            let (code, message) = match status.as_u16() {
+                404 => (Code::NotFound, "There is nothing at this path."),
+                405 => (Code::MethodNotAllowed, "This path does not take this method."),
+                413 => (Code::PayloadTooLarge, "The body is too large."),
+                400..=499 => (Code::InvalidParameter, "The request is malformed."),
+                _ => (Code::Internal, "The service failed to answer this request."),
+            };
+            ApiError { dialect, request_id: id.to_owned(), ..ApiError::new(code, message) }
+                .caused_by(error.to_string())
+        }
+    }
+}
+
+impl From<AuthError> for ApiError {
+    fn from(error: AuthError) -> Self {
+        match error {
+            AuthError::Refused(refusal) => Self::refused(refusal),
+            AuthError::Unavailable(cause) => Self::new(
+                Code::DatabaseUnavailable,
+                "The credential cannot be checked at the moment because the database is away. Try again.",
+            )
+            .caused_by(cause),
+        }
+    }
+}
+
+impl From<DbError> for ApiError {
+    fn from(error: DbError) -> Self {
+        let (code, message) = match &error {
+            DbError::Unavailable(_) => {
+                (Code::DatabaseUnavailable, "The database is away at the moment. Try again.")
+            }
+            DbError::ReadOnly => {
+                (Code::DatabaseReadOnly, "The database is read-only at the moment.")
+            }
+            DbError::Query(_) | DbError::Schema(_) => {
+                (Code::Internal, "The service failed to answer this request.")
+            }
+        };
+        Self::new(code, message).caused_by(error)
+    }
+}
+
+impl From<ModelIdError> for ApiError {
+    fn from(error: ModelIdError) -> Self {
+        let message = error.to_string();
+        let mut letters = message.chars();
+        let first =
+            letters.next().map(|letter| letter.to_uppercase().to_string()).unwrap_or_default();
+        Self::parameter("model_id", format!("{first}{}.", letters.as_str()))
+    }
+}
+
+impl From<JournalError> for ApiError {
+    fn from(error: JournalError) -> Self {
+        let message =
+            "Usage cannot be recorded at the moment, so no call is made. Try again later.";
+        Self::new(Code::UsageJournalUnavailable, message).caused_by(error)
+    }
+}
+
+impl From<BedrockError> for ApiError {
+    fn from(error: BedrockError) -> Self {
+        let (code, message) = match &error {
+            BedrockError::Unreachable(_) => {
+                (Code::UpstreamUnavailable, "Bedrock could not be reached.")
+            }
+            BedrockError::Cut(_) => (Code::UpstreamUnavailable, "Bedrock's answer broke off."),
+            BedrockError::Silent => (Code::UpstreamTimeout, "Bedrock did not answer in time."),
+        };
+        Self::new(code, message).caused_by(error)
+    }
+}

@@ -1,0 +1,192 @@
+//! What holds for every request before its handler sees it, and for every response: the request id, limits on the
+//! head, the host that was asked for, security headers, and the span under which it is logged.
+
+use actix_web::{
+    Error, HttpMessage, HttpRequest,
+    body::MessageBody,
+    dev::{ServiceRequest, ServiceResponse},
+    http::{
+        Method,
+        header::{self, HeaderName, HeaderValue},
+    },
+    middleware::Next,
+    web::Data,
+};
+use tracing::{Span, field};
+use tracing_actix_web::RootSpanBuilder;
+use uuid::Uuid;
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::error::{ApiError, Code};
+use crate::{auth::Identity, state::Worker};
+
+/// The id of a request: the client's `X-Request-Id` if that is a UUID, else a new one (SEC-103).
+#[derive(Debug, Clone)]
+struct RequestTag(Uuid);
+
+/// The request's id, as text.
+pub fn request_id(request: &impl HttpMessage) -> String {
+    request.extensions().get::<RequestTag>().map(|tag| tag.0.to_string()).unwrap_or_default()
+}
+
+/// Opens the span of a request and writes its access line (SEC-81): never the query, never a header's value.
+pub struct AccessLog;
+
+impl RootSpanBuilder for AccessLog {
+    fn on_request_start(request: &ServiceRequest) -> Span {
+        let given = request.headers().get("x-request-id").and_then(|value| value.to_str().ok());
+        let id = given.and_then(|text| Uuid::try_parse(text).ok()).unwrap_or_else(Uuid::now_v7);
+        request.extensions_mut().insert(RequestTag(id));
+        let worker = request.app_data::<Data<Worker>>();
+        let forwarded =
+            request.headers().get("x-forwarded-for").and_then(|value| value.to_str().ok());
+        let peer = request.peer_addr().map(|peer| peer.ip());
+        let client = worker.and_then(|worker| worker.shared.client_address(peer, forwarded));
+        tracing::info_span!(
+            "request",
+            request_id = %id,
+            method = %request.method(),
+            client = client.map(tracing::field::display),
+            user_id = field::Empty,
+            key_id = field::Empty,
+            model = field::Empty,
+        )
+    }
+
+    fn on_request_end<B: MessageBody>(span: Span, outcome: &Result<ServiceResponse<B>, Error>) {
+        let _entered = span.enter();
+        match outcome {
+            Ok(response) => {
+                let request = response.request();
+                let status = response.status().as_u16();
+                let route = request.match_pattern();
+                let route = route.as_deref().unwrap_or("-");
+                let size = match response.response().body().size() {
+                    actix_web::body::BodySize::Sized(size) => Some(size),
+                    _ => None,
+                };
+                let length = request.headers().get(header::CONTENT_LENGTH);
+                let received = length
+                    .and_then(|value| value.to_str().ok())
+                    .and_then(|text| text.parse::<u64>().ok());
+                let since =
+                    request.extensions().get::<Started>().map(|started| started.0.elapsed());
+                let ms = since.map(|elapsed| elapsed.as_secs_f64() * 1000.0);
+                match response.response().error().and_then(Error::as_error::<ApiError>) {
+                    Some(error) if status >= 500 => {
+                        let cause = error.causes();
+                        tracing::error!(route, status, received, size, ms, cause, "{error}");
+                    }
+                    Some(error) => {
+                        let cause = error.causes();
+                        let refusal = error.refusal.map(|refusal| refusal.as_str());
+                        tracing::info!(
+                            route, status, received, size, ms, cause, refusal, "{error}"
+                        );
+                    }
+                    None => tracing::info!(route, status, received, size, ms, "answered"),
+                }
+            }
+            Err(error) => tracing::error!(%error, "a request failed"),
+        }
+    }
+}
+
+/// When the request's head was read.
+#[derive(Clone, Copy)]
+struct Started(std::time::Instant);
+
+/// Notes in the request's span who calls.
+pub fn note_caller(identity: &Identity) {
+    let span = Span::current();
+    span.record("user_id", identity.user_id);
+    if let Some(key_id) = identity.key_id {
+        span.record("key_id", key_id);
+    }
+}
+
+/// Checks the head, and puts the headers on the response that every response has.
+pub async fn guard(
+    request: ServiceRequest,
+    next: Next<impl MessageBody + 'static>,
+) -> Result<ServiceResponse<impl MessageBody>, Error> {
+    request.extensions_mut().insert(Started(std::time::Instant::now()));
+    let worker = request.app_data::<Data<Worker>>().cloned();
+    let id = request_id(&request);
+    let inference = request.path().starts_with("/bedrock/");
+    let refused =
+        worker.as_ref().and_then(|worker| check_head(request.request(), worker, inference).err());
+    let mut response = match refused {
+        Some(error) => request.error_response(error).map_into_left_body(),
+        None => next.call(request).await?.map_into_right_body(),
+    };
+    let https = worker
+        .as_ref()
+        .is_some_and(|worker| worker.shared.server.public_url().starts_with("https"));
+    let closing = worker.as_ref().is_some_and(|worker| worker.shared.closing.load(Relaxed));
+    if closing {
+        response.response_mut().head_mut().set_connection_type(actix_http::ConnectionType::Close);
+    }
+    let headers = response.headers_mut();
+    let mut set = |name: &'static str, value: &'static str| {
+        headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
+    };
+    set("x-content-type-options", "nosniff");
+    set("cache-control", "no-store");
+    if !inference {
+        set("content-security-policy", "default-src 'none'; frame-ancestors 'none'");
+        set("x-frame-options", "DENY");
+        set("referrer-policy", "no-referrer");
+        set("cross-origin-opener-policy", "same-origin");
+        set("cross-origin-resource-policy", "same-origin");
+        set("permissions-policy", "camera=(), geolocation=(), microphone=(), payment=(), usb=()");
+        if https {
+            set("strict-transport-security", "max-age=31536000; includeSubDomains");
+        }
+    }
+    if let Ok(value) = HeaderValue::from_str(&id) {
+        headers.insert(HeaderName::from_static("x-request-id"), value);
+    }
+    Ok(response)
+}
+
+/// SEC-54, SEC-56: one valid host, the right one where it matters, and a head of bounded size.
+fn check_head(request: &HttpRequest, worker: &Worker, inference: bool) -> Result<(), ApiError> {
+    let limits = &worker.shared.server.limits;
+    let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
+    if request.method().as_str().len() + target + " HTTP/1.1 ".len() > limits.request_line_bytes {
+        return Err(ApiError::new(Code::HeadersTooLarge, "The request line is too long."));
+    }
+    let size: usize =
+        request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+    if size > limits.header_bytes {
+        return Err(ApiError::new(Code::HeadersTooLarge, "The headers are too large."));
+    }
+    if matches!(*request.method(), Method::CONNECT | Method::TRACE) {
+        return Err(ApiError::new(Code::MethodNotAllowed, "This method is not served."));
+    }
+    let mut hosts = request.headers().get_all(header::HOST);
+    let host = hosts.next().and_then(|value| value.to_str().ok()).filter(|host| is_host(host));
+    let (Some(host), None) = (host, hosts.next()) else {
+        return Err(ApiError::new(
+            Code::InvalidParameter,
+            "The request needs exactly one valid Host header.",
+        ));
+    };
+    let checked =
+        !inference && ["/api/", "/auth/"].iter().any(|prefix| request.path().starts_with(prefix));
+    let known = &worker.shared.hosts;
+    if checked && !known.is_empty() && !known.contains(&host.to_ascii_lowercase()) {
+        let message = "The Host header names no host of this service (server.public_url, server.allowed_hosts).";
+        return Err(ApiError::new(Code::InvalidParameter, message));
+    }
+    Ok(())
+}
+
+fn is_host(host: &str) -> bool {
+    let allowed = |byte: u8| {
+        byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b':' | b'[' | b']' | b'_')
+    };
+    !host.is_empty() && host.bytes().all(allowed)
+}

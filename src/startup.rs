@@ -1,0 +1,442 @@
+//! Application: wires settings, database, actors and servers, and owns the order in which they stop.
+
+use std::{
+    cell::Cell,
+    future::Future,
+    net::SocketAddr,
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    time::{Duration, Instant},
+};
+
+use actix::Addr;
+use actix_server::{Server, ServerHandle};
+use actix_service::ServiceFactory;
+use actix_web::{
+    App,
+    body::MessageBody,
+    dev::{ServiceRequest, ServiceResponse},
+    middleware::{Condition, from_fn},
+    web::Data,
+};
+use actix_web_prom::{PrometheusMetrics, PrometheusMetricsBuilder};
+use anyhow::Context;
+use paperclip::actix::OpenApiExt;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing_actix_web::TracingLogger;
+
+use crate::{
+    actors::{
+        Actors, Threads,
+        auth::Ping,
+        streams::Drain,
+        usage::{Flush, Record, UsageRecorder},
+    },
+    auth::keys::Keys,
+    bedrock::{Bedrock, Endpoints, credentials},
+    db::{self, Pool, migrations},
+    health::{Checks, Health},
+    metrics,
+    routes::{self, error, surface},
+    server,
+    settings::{self, Settings, Shutdown, listen_address},
+    state::{Shared, Worker},
+    telemetry::Metrics,
+    tls,
+    usage::{
+        call::{Desk, Sink},
+        journal::{Directory, Journal},
+    },
+};
+
+/// A second signal leaves this long for streams to be told and rows to be written.
+const HURRY: Duration = Duration::from_secs(5);
+/// What an answer that was cut short needs to reach its client.
+const TAIL: Duration = Duration::from_secs(2);
+
+/// The service, listening but not yet accepting.
+pub struct Application {
+    address: SocketAddr,
+    metrics_address: Option<SocketAddr>,
+    server: Server,
+    metrics_server: Option<Server>,
+    shared: Arc<Shared>,
+    threads: Threads,
+    /// Cancelled when calls that do not stream have had their time.
+    cut_calls: CancellationToken,
+    closing: watch::Sender<bool>,
+    grace: Shutdown,
+}
+
+impl Application {
+    /// Binds the ports, opens the database and starts the actors. Accepts nothing until it is run.
+    ///
+    /// # Errors
+    /// Whatever keeps it from starting, with the setting to look at.
+    pub async fn build(settings: Settings) -> anyhow::Result<Self> {
+        let stall = Duration::from_secs(settings.server.timeouts.write_stall_seconds);
+        let address =
+            listen_address(&settings.server.host, settings.server.port).context("server.host")?;
+        let listener = server::bind(address, stall)
+            .with_context(|| format!("cannot listen on {address} (server.host, server.port)"))?;
+        let address = listener.local_addr()?;
+        let tls = match settings.server.tls.cert.as_ref().zip(settings.server.tls.key.as_ref()) {
+            Some((cert, key)) => {
+                Some(tls::server(cert, key).map_err(anyhow::Error::msg).context("server.tls")?)
+            }
+            None => None,
+        };
+
+        let pool = Pool::open(&settings.database).context("database.url")?;
+        // In memory there is nothing yet, so there it is always applied.
+        let apply = settings.database.migration_on_startup || !settings.database.enabled;
+        let wait = Duration::from_secs(settings.database.wait_seconds);
+        let schema =
+            migrations::prepare(&pool, apply, wait).await.context("the database cannot be used")?;
+        if !schema.changed.is_empty() {
+            tracing::info!(versions = schema.changed.join(", "), "applied migrations");
+        }
+        if !schema.unknown.is_empty() {
+            tracing::warn!(
+                versions = schema.unknown.join(", "),
+                "the schema is one version ahead of this binary"
+            );
+        }
+        if !settings.database.enabled {
+            tracing::warn!(
+                "database.enabled is false: people, keys and usage are in memory and lost at exit"
+            );
+        }
+
+        let metrics = Metrics::new()?;
+        let journal = open_journal(&settings)?;
+        let keys = Keys::new(&settings)?;
+        let region = credentials::region(&settings.aws).await;
+        let endpoints = Arc::new(Endpoints::new(&settings.aws, &region));
+        let roots = tls::roots(settings.aws.ca_file.as_deref())
+            .map_err(anyhow::Error::msg)
+            .context("aws.ca_file")?;
+        let client_tls = Arc::new(tls::client(roots, &["http/1.1"]));
+        let (actors, threads) = Actors::start(&settings, &pool, keys, journal.clone(), &metrics);
+        let health = health_checks(&pool, &actors, journal.clone());
+        let shared = Arc::new(Shared::new(&settings, actors, pool, metrics, health, journal));
+
+        let workers = match settings.server.workers {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            workers => workers,
+        };
+        let cut_calls = CancellationToken::new();
+        let (closing, told) = watch::channel(false);
+        let grace = settings.shutdown.clone();
+        let metrics_server = metrics::server(&settings.metrics, &shared)?;
+        let options = server::Options {
+            workers,
+            connections: settings.server.limits.connections,
+            timeouts: settings.server.timeouts.clone(),
+            tls,
+            shutdown: longest(&grace),
+            closing: told,
+        };
+        let http_metrics = PrometheusMetricsBuilder::new("http")
+            .registry(shared.metrics.registry.clone())
+            .mask_unmatched_patterns("UNMATCHED")
+            .build()
+            .map_err(|error| anyhow::anyhow!("metrics: {error}"))?;
+        let wiring = Wiring {
+            shared: shared.clone(),
+            http_metrics,
+            usage: settings.usage,
+            aws: settings.aws,
+            cors_origins: settings.server.cors_origins,
+            endpoints,
+            client_tls,
+            cut_calls: cut_calls.clone(),
+            workers_so_far: Arc::default(),
+        };
+        let server = server::serve(listener, options, move || worker_app(&wiring))?;
+        tracing::info!(%address, region, workers, "listening");
+        Ok(Self {
+            address,
+            metrics_address: metrics_server.as_ref().map(|(_, address)| *address),
+            server,
+            metrics_server: metrics_server.map(|(server, _)| server),
+            shared,
+            threads,
+            cut_calls,
+            closing,
+            grace,
+        })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Where its metrics are.
+    pub fn metrics_address(&self) -> Option<SocketAddr> {
+        self.metrics_address
+    }
+
+    /// What its workers share; for tests that wait for an actor.
+    pub fn shared(&self) -> Arc<Shared> {
+        self.shared.clone()
+    }
+
+    /// Serves until `stop` resolves (SIGTERM), then ends in order (REL-26): readiness, accepting, calls and streams,
+    /// usage rows, database. When `hurry` resolves (a second SIGTERM) it waits no longer. Answers how many streams
+    /// and calls were cut.
+    ///
+    /// # Errors
+    /// If the server fails.
+    pub async fn run_until_stopped(
+        self,
+        stop: impl Future<Output = ()>,
+        hurry: impl Future<Output = ()>,
+    ) -> anyhow::Result<usize> {
+        let handle = self.server.handle();
+        let mut serving = actix_rt::spawn(self.server);
+        let metrics_handle = self.metrics_server.as_ref().map(Server::handle);
+        let _metrics = self.metrics_server.map(actix_rt::spawn);
+        let checking = actix_rt::spawn(self.shared.health.clone().keep_checking());
+        tokio::select! {
+            ended = &mut serving => { ended??; return Ok(0); }
+            () = stop => {}
+        }
+        let began = Instant::now();
+        tracing::info!("stopping");
+        let shared = self.shared;
+        shared.draining.store(true, SeqCst);
+
+        let mut hurry = std::pin::pin!(hurry);
+        let mut hurried = tokio::select! {
+            () = tokio::time::sleep(Duration::from_secs(self.grace.pre_drain_seconds)) => false,
+            () = &mut hurry => true,
+        };
+        shared.closing.store(true, SeqCst);
+        self.closing.send_replace(true);
+        let stopping = actix_rt::spawn(handle.stop(true));
+
+        let cut = if hurried {
+            0
+        } else {
+            let drain =
+                end_calls(&shared, &self.cut_calls, self.grace.calls(), self.grace.streams());
+            tokio::select! {
+                cut = drain => cut,
+                () = &mut hurry => { hurried = true; 0 }
+            }
+        };
+        let cut = if hurried {
+            tracing::warn!("told a second time: cutting what is left");
+            cut + end_calls(&shared, &self.cut_calls, Duration::ZERO, Duration::ZERO).await
+        } else {
+            cut
+        };
+        finish_server(&handle, stopping, &mut serving).await;
+        checking.abort();
+
+        let within = if hurried { HURRY.saturating_sub(TAIL) } else { self.grace.usage_rows() };
+        let left = flush(&shared.actors.usage, within).await;
+        if let Some(journal) = &shared.journal {
+            if left == 0 && journal.depth() == 0 {
+                journal.remove_all();
+            } else {
+                tracing::warn!(
+                    rows = left,
+                    depth = journal.depth(),
+                    "usage rows stay in the journal until the next start"
+                );
+            }
+        }
+        if let Some(handle) = metrics_handle {
+            handle.stop(false).await;
+        }
+        self.threads.stop();
+        shared.pool.close();
+        tracing::info!(cut, rows_left = left, seconds = began.elapsed().as_secs_f64(), "stopped");
+        Ok(cut)
+    }
+}
+
+/// Longer than any of the grace periods, so that the server's own limit never cuts first (REL-27).
+fn longest(grace: &Shutdown) -> Duration {
+    Duration::from_secs(grace.timeout_seconds.max(grace.streaming_timeout_seconds) + 10)
+}
+
+/// Waits for calls and streams, each for their time, and cuts what is left. Answers how many were cut.
+async fn end_calls(
+    shared: &Arc<Shared>,
+    cut_calls: &CancellationToken,
+    calls: Duration,
+    streams: Duration,
+) -> usize {
+    let drain = shared.actors.streams.send(Drain { within: streams });
+    let plain = async {
+        let left = shared.gate.plain_calls_end(calls).await;
+        cut_calls.cancel();
+        if left > 0 {
+            tracing::warn!(calls = left, "cutting calls: the service is stopping");
+            shared.gate.plain_calls_end(TAIL).await;
+        }
+        left
+    };
+    let (cut, left) = tokio::join!(drain, plain);
+    cut.unwrap_or(0) + left
+}
+
+/// The last bytes of answers leave; then the workers end.
+async fn finish_server(
+    handle: &ServerHandle,
+    stopping: actix_rt::task::JoinHandle<()>,
+    serving: &mut actix_rt::task::JoinHandle<std::io::Result<()>>,
+) {
+    if tokio::time::timeout(HURRY, stopping).await.is_err() {
+        tracing::warn!("connections that would not close are dropped");
+        drop(handle.stop(false));
+        serving.abort();
+    }
+}
+
+/// Rows into the database. Answers how many calls are left to the journal.
+async fn flush(recorder: &Addr<UsageRecorder>, within: Duration) -> usize {
+    recorder.send(Flush { within }).await.unwrap_or(usize::MAX)
+}
+
+fn open_journal(settings: &Settings) -> anyhow::Result<Option<Arc<Directory>>> {
+    if !settings.database.enabled {
+        return Ok(None);
+    }
+    let path = settings.usage.journal_dir(&settings.database);
+    let journal = Directory::open(&path, settings.usage.journal_max_bytes).with_context(|| {
+        format!("the usage journal cannot be kept in {} (usage.journal_dir)", path.display())
+    })?;
+    Ok(Some(journal))
+}
+
+fn health_checks(pool: &Pool, actors: &Actors, journal: Option<Arc<Directory>>) -> Health {
+    let mut checks = Checks::default();
+    let database = pool.clone();
+    checks.register("database", move || {
+        let pool = database.clone();
+        async move { db::ping(&pool).await.map_err(|error| error.to_string()) }
+    });
+    let asked = actors.clone();
+    checks.register("actors", move || {
+        let actors = asked.clone();
+        async move {
+            let answers = tokio::join!(
+                actors.auth.send(Ping),
+                actors.credentials.send(Ping),
+                actors.streams.send(Ping),
+                actors.usage.send(Ping)
+            );
+            let (auth, credentials, streams, usage) = answers;
+            let named = [
+                ("auth", auth),
+                ("credentials", credentials),
+                ("streams", streams),
+                ("usage", usage),
+            ];
+            let silent: Vec<_> =
+                named.iter().filter(|(_, answer)| answer.is_err()).map(|(name, _)| *name).collect();
+            if silent.is_empty() {
+                Ok(())
+            } else {
+                Err(format!("no answer from {}", silent.join(", ")))
+            }
+        }
+    });
+    let authorization = actors.authorization.clone();
+    checks.register("aws", move || {
+        let held = authorization.load().as_ref().is_some_and(|held| held.holds_at(std::time::SystemTime::now()));
+        async move { if held { Ok(()) } else { Err("no AWS credentials at the moment".to_owned()) } }
+    });
+    if let Some(journal) = journal {
+        checks.register("journal", move || {
+            let refusing = journal.is_refusing();
+            async move {
+                if refusing { Err("the usage journal takes no calls".to_owned()) } else { Ok(()) }
+            }
+        });
+    }
+    checks.finish()
+}
+
+/// What each worker's application is made of.
+#[derive(Clone)]
+struct Wiring {
+    shared: Arc<Shared>,
+    http_metrics: PrometheusMetrics,
+    usage: settings::Usage,
+    aws: settings::Aws,
+    cors_origins: Vec<String>,
+    endpoints: Arc<Endpoints>,
+    client_tls: Arc<rustls::ClientConfig>,
+    cut_calls: CancellationToken,
+    workers_so_far: Arc<AtomicUsize>,
+}
+
+/// The application of one worker, made on the worker's own thread.
+fn worker_app(
+    wiring: &Wiring,
+) -> App<
+    impl ServiceFactory<
+        ServiceRequest,
+        Config = (),
+        Response = ServiceResponse<impl MessageBody + use<>>,
+        Error = actix_web::Error,
+        InitError = (),
+    > + use<>,
+> {
+    let Wiring { shared, usage, .. } = wiring;
+    let number = wiring.workers_so_far.fetch_add(1, SeqCst);
+    let journal = Journal::new(shared.journal.clone(), number, usage.fsync, usage.on_full);
+    let recorder = shared.actors.usage.clone();
+    let sink: Sink = Box::new(move |calls| match recorder.try_send(Record(calls)) {
+        Ok(()) => Ok(()),
+        Err(refused) => Err(refused.into_inner().0),
+    });
+    let desk = Desk::new(journal.clone(), shared.metrics.clone(), sink);
+    actix_rt::spawn(journal.keep_synced());
+    actix_rt::spawn(desk.clone().keep_sending());
+    let retries = shared.metrics.upstream_retries.clone();
+    let worker = Worker {
+        bedrock: Bedrock::new(
+            &wiring.aws,
+            wiring.endpoints.clone(),
+            wiring.client_tls.clone(),
+            retries,
+        ),
+        desk,
+        shared: shared.clone(),
+        // One for each worker, so that waiting for it takes no lock that another thread takes.
+        cut: wiring.cut_calls.child_token(),
+        on_disconnect: usage.on_disconnect,
+        drains: Rc::new(Cell::new(0)),
+    };
+    App::new()
+        .app_data(Data::new(worker))
+        .wrap(from_fn(error::in_own_shape))
+        .wrap(Condition::new(!wiring.cors_origins.is_empty(), cors(&wiring.cors_origins)))
+        .wrap(from_fn(surface::guard))
+        .wrap(wiring.http_metrics.clone())
+        .wrap(TracingLogger::<surface::AccessLog>::new())
+        .wrap_api_with_spec(routes::docs::defaults())
+        .configure(routes::configure)
+        .build()
+}
+
+/// SEC-48: listed origins only, exactly, without cookies.
+fn cors(origins: &[String]) -> actix_cors::Cors {
+    let cors = actix_cors::Cors::default()
+        .allowed_methods(["GET", "POST", "PATCH", "PUT", "DELETE"])
+        .allow_any_header()
+        .expose_headers(["x-request-id", "x-amzn-requestid", "x-amzn-errortype", "retry-after"])
+        .max_age(3600);
+    origins.iter().fold(cors, |cors, origin| cors.allowed_origin(origin))
+}

@@ -1,0 +1,214 @@
+//! What every handler may look at: limits, the service's condition, and one worker's own tools.
+
+use std::{
+    cell::Cell,
+    net::IpAddr,
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use ipnet::IpNet;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    actors::Actors,
+    bedrock::Bedrock,
+    db::Pool,
+    health::Health,
+    settings::{self, Settings},
+    telemetry::Metrics,
+    usage::{call::Desk, journal::Directory},
+};
+
+/// Shared by all workers.
+pub struct Shared {
+    pub actors: Actors,
+    pub pool: Pool,
+    pub metrics: Metrics,
+    pub health: Health,
+    pub gate: Gate,
+    pub journal: Option<Arc<Directory>>,
+    pub server: settings::Server,
+    /// Whether calls are refused while the journal cannot take them.
+    pub strict: bool,
+    /// Set at the start of a shutdown: readiness is off.
+    pub draining: AtomicBool,
+    /// Set once no further request may keep its connection.
+    pub closing: AtomicBool,
+    next_stream: AtomicU64,
+    /// Hosts accepted on /api and /auth, lower-case; empty = any.
+    pub hosts: Vec<String>,
+}
+
+/// One worker's tools; they stay on its thread.
+pub struct Worker {
+    pub bedrock: Bedrock,
+    pub desk: Rc<Desk>,
+    pub shared: Arc<Shared>,
+    /// Cancelled when calls that do not stream have had their time at shutdown.
+    pub cut: CancellationToken,
+    pub on_disconnect: settings::OnDisconnect,
+    /// Streams being read to their end without a client, in this worker.
+    pub drains: Rc<Cell<usize>>,
+}
+
+impl Shared {
+    pub fn new(
+        settings: &Settings,
+        actors: Actors,
+        pool: Pool,
+        metrics: Metrics,
+        health: Health,
+        journal: Option<Arc<Directory>>,
+    ) -> Self {
+        let server = settings.server.clone();
+        let public = server.public_url.as_deref().and_then(|url| url.split_once("://"));
+        let public = public.map(|(_, host)| host.trim_end_matches('/').to_owned());
+        let hosts = server
+            .allowed_hosts
+            .iter()
+            .cloned()
+            .chain(public)
+            .map(|host| host.to_ascii_lowercase());
+        Self {
+            actors,
+            pool,
+            metrics,
+            health,
+            gate: Gate::new(&server.limits),
+            journal,
+            strict: settings.usage.on_full == settings::OnFull::Strict,
+            draining: AtomicBool::new(false),
+            closing: AtomicBool::new(false),
+            next_stream: AtomicU64::new(1),
+            hosts: hosts.collect(),
+            server,
+        }
+    }
+
+    pub fn next_stream_id(&self) -> u64 {
+        self.next_stream.fetch_add(1, SeqCst)
+    }
+
+    /// The client's address: the peer's, or what trusted proxies say of it (SEC-59): the right-most address of
+    /// `X-Forwarded-For` that is not a trusted proxy.
+    pub fn client_address(
+        &self,
+        peer: Option<IpAddr>,
+        forwarded_for: Option<&str>,
+    ) -> Option<IpAddr> {
+        let trusted = |address: &IpAddr| {
+            let address = address.to_canonical();
+            self.server.trusted_proxies.iter().any(|network: &IpNet| network.contains(&address))
+        };
+        let peer = peer?.to_canonical();
+        if !trusted(&peer) {
+            return Some(peer);
+        }
+        let mut nearest = peer;
+        for text in forwarded_for.unwrap_or_default().rsplit(',') {
+            let Ok(address) = text.trim().parse::<IpAddr>() else { return Some(nearest) };
+            nearest = address.to_canonical();
+            if !trusted(&nearest) {
+                break;
+            }
+        }
+        Some(nearest)
+    }
+}
+
+/// Counts inference calls in flight and the bytes they hold, and refuses beyond the caps.
+pub struct Gate {
+    calls: AtomicUsize,
+    /// Those of `calls` whose answer streams: the StreamSupervisor waits for them.
+    streams: AtomicUsize,
+    bytes: AtomicUsize,
+    most_calls: usize,
+    most_bytes: usize,
+}
+
+impl Gate {
+    fn new(limits: &settings::Limits) -> Self {
+        Self {
+            calls: AtomicUsize::new(0),
+            streams: AtomicUsize::new(0),
+            bytes: AtomicUsize::new(0),
+            most_calls: limits.in_flight_requests,
+            most_bytes: limits.in_flight_bytes,
+        }
+    }
+
+    /// Calls in flight that do not stream.
+    pub fn plain_calls(&self) -> usize {
+        self.calls.load(SeqCst).saturating_sub(self.streams.load(SeqCst))
+    }
+
+    /// Lets a call in; `None` if there are too many.
+    pub fn enter(shared: &Arc<Shared>) -> Option<Admission> {
+        let gate = &shared.gate;
+        if gate.calls.fetch_add(1, SeqCst) >= gate.most_calls {
+            gate.calls.fetch_sub(1, SeqCst);
+            return None;
+        }
+        shared.metrics.calls_in_flight.inc();
+        Some(Admission { shared: shared.clone(), bytes: 0, stream: false })
+    }
+
+    /// Waits until no call is left that does not stream. Answers how many are, when the time is over.
+    pub async fn plain_calls_end(&self, within: Duration) -> usize {
+        const LOOK: Duration = Duration::from_millis(10);
+        let none_left = async {
+            while self.plain_calls() > 0 {
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        match tokio::time::timeout(within, none_left).await {
+            Ok(()) => 0,
+            Err(_elapsed) => self.plain_calls(),
+        }
+    }
+}
+
+/// A call's place in the [`Gate`], given back when dropped.
+pub struct Admission {
+    shared: Arc<Shared>,
+    bytes: usize,
+    stream: bool,
+}
+
+impl Admission {
+    /// Holds `more` bytes; false if all calls together would hold too many.
+    pub fn hold(&mut self, more: usize) -> bool {
+        let gate = &self.shared.gate;
+        if gate.bytes.fetch_add(more, SeqCst) + more > gate.most_bytes {
+            gate.bytes.fetch_sub(more, SeqCst);
+            return false;
+        }
+        self.bytes += more;
+        true
+    }
+
+    /// From here on the call is a live stream, and its request is gone from memory.
+    pub fn becomes_stream(&mut self) {
+        self.shared.gate.bytes.fetch_sub(std::mem::take(&mut self.bytes), SeqCst);
+        if !std::mem::replace(&mut self.stream, true) {
+            self.shared.gate.streams.fetch_add(1, SeqCst);
+        }
+    }
+}
+
+impl Drop for Admission {
+    fn drop(&mut self) {
+        let gate = &self.shared.gate;
+        gate.bytes.fetch_sub(self.bytes, SeqCst);
+        if self.stream {
+            gate.streams.fetch_sub(1, SeqCst);
+        }
+        gate.calls.fetch_sub(1, SeqCst);
+        self.shared.metrics.calls_in_flight.dec();
+    }
+}
