@@ -1,0 +1,541 @@
+//! Starts the real application with the backends a test asks for, and the simulated Bedrock.
+
+use std::{
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{Arc, OnceLock, mpsc},
+    time::Duration,
+};
+
+use actix_web::http::{StatusCode, header::HeaderMap};
+use bedrock_sso_proxy::{
+    actors::{auth::Revalidate, usage::Flush},
+    auth::keys::Keys,
+    cli::{key, user},
+    db::{self, Conn, Pool},
+    settings::{Need, Settings},
+    simulator::{Call, Simulator, SimulatorConfig},
+    startup::Application,
+    state::Shared,
+    tls,
+};
+use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt;
+use serde_json::{Value, json};
+use tokio::sync::oneshot;
+
+pub const MODEL: &str = "us.anthropic.claude-sonnet-4-20250514-v1:0";
+pub const ARN: &str =
+    "arn:aws:bedrock:us-east-1:123456789012:inference-profile/us.anthropic.claude-sonnet-4-20250514-v1:0";
+pub const SECRET: &str = "an-example-of-a-secret-with-48-characters-in-it-";
+pub const PERSON: &str = "user@example.com";
+pub const ADMIN: &str = "admin@example.com";
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Backend {
+    Sqlite,
+    Postgres,
+}
+
+/// Writes one test for each database: `on_both_databases!(name, backend => { … })`.
+macro_rules! on_both_databases {
+    ($name:ident, $backend:ident => $body:block) => {
+        mod $name {
+            use super::*;
+
+            #[actix_web::test]
+            async fn on_sqlite() {
+                let $backend = crate::helpers::Backend::Sqlite;
+                $body
+            }
+
+            #[actix_web::test]
+            async fn on_postgres() {
+                let $backend = crate::helpers::Backend::Postgres;
+                $body
+            }
+        }
+    };
+}
+pub(crate) use on_both_databases;
+
+/// What a test asks for; everything else is as in production.
+pub struct TestServerBuilder {
+    backend: Backend,
+    settings: Vec<(String, String)>,
+    simulator: SimulatorConfig,
+    tls: bool,
+}
+
+/// The application with SQLite and its defaults.
+pub async fn spawn_app() -> TestServer {
+    TestServerBuilder::new().start().await
+}
+
+impl TestServerBuilder {
+    pub fn new() -> Self {
+        Self { backend: Backend::Sqlite, settings: Vec::new(), simulator: SimulatorConfig::default(), tls: false }
+    }
+
+    pub fn backend(mut self, backend: Backend) -> Self {
+        self.backend = backend;
+        self
+    }
+
+    /// Sets one setting as the environment would: `("SERVER__PORT", "0")`.
+    pub fn set(mut self, name: &str, value: impl ToString) -> Self {
+        self.settings.push((format!("BEDROCK_{name}"), value.to_string()));
+        self
+    }
+
+    pub fn simulator(mut self, change: impl FnOnce(&mut SimulatorConfig)) -> Self {
+        change(&mut self.simulator);
+        self
+    }
+
+    /// Serve TLS with a certificate for `localhost`, made for this test.
+    pub fn tls(mut self) -> Self {
+        self.tls = true;
+        self
+    }
+
+    pub async fn start(self) -> TestServer {
+        self.try_start().await.expect("the application starts")
+    }
+
+    /// Starts, or answers what kept it from starting.
+    pub async fn try_start(mut self) -> anyhow::Result<TestServer> {
+        tls::install_provider();
+        let folder = tempfile::tempdir()?;
+        let simulator = Simulator::start(self.simulator.clone()).await?;
+        let database = match self.backend {
+            Backend::Sqlite => Database { url: format!("sqlite://{}/data/test.db", folder.path().display()), drop: None },
+            Backend::Postgres => Database::on_postgres().await,
+        };
+        if self.tls {
+            let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()])?;
+            std::fs::write(folder.path().join("cert.pem"), made.cert.pem())?;
+            std::fs::write(folder.path().join("key.pem"), made.signing_key.serialize_pem())?;
+            for (name, file) in [("SERVER__TLS__CERT", "cert.pem"), ("SERVER__TLS__KEY", "key.pem")] {
+                self.settings.push((format!("BEDROCK_{name}"), folder.path().join(file).display().to_string()));
+            }
+        }
+        let base = environment(&database.url, folder.path(), &simulator);
+        let environment: Vec<(String, String)> = base.into_iter().chain(self.settings).collect();
+        let settings = Settings::from_layers(None, environment.clone().into_iter(), Need::Service)?;
+        let running = Running::start(settings.clone())?;
+        let scheme = if self.tls { "https" } else { "http" };
+        let host = if self.tls { "localhost" } else { "127.0.0.1" };
+        let url = format!("{scheme}://{host}:{}", running.address.port());
+        Ok(TestServer { url, settings, environment, simulator, running: Some(running), database, folder })
+    }
+}
+
+/// The environment of a service under test, before a test's own settings.
+pub fn environment(
+    database: &str,
+    folder: &std::path::Path,
+    simulator: &Simulator,
+) -> Vec<(String, String)> {
+    let known = SimulatorConfig::default();
+    [
+        ("SERVER__HOST", "127.0.0.1".to_owned()),
+        ("SERVER__PORT", "0".to_owned()),
+        ("SERVER__WORKERS", "2".to_owned()),
+        ("METRICS__PORT", "0".to_owned()),
+        ("JWT__SECRET", SECRET.to_owned()),
+        ("DATABASE__URL", database.to_owned()),
+        ("USAGE__JOURNAL_DIR", folder.join("journal").display().to_string()),
+        ("USAGE__BATCH_DELAY_MS", "20".to_owned()),
+        ("AWS__REGION", "us-east-1".to_owned()),
+        ("AWS__ACCESS_KEY_ID", known.access_key_id),
+        ("AWS__SECRET_ACCESS_KEY", known.secret_access_key),
+        ("AWS__ENDPOINT_URL", simulator.url()),
+        ("ADMIN__EMAILS", ADMIN.to_owned()),
+        ("ADMIN__PROVIDERS", "local".to_owned()),
+        ("LOGGING__LEVEL", "off".to_owned()),
+    ]
+    .into_iter()
+    .map(|(name, value)| (format!("BEDROCK_{name}"), value))
+    .collect()
+}
+
+/// A database of its own; one on Postgres is dropped in the end.
+pub struct Database {
+    pub url: String,
+    drop: Option<(String, String)>,
+}
+
+impl Database {
+    pub async fn on_postgres() -> Self {
+        let server = std::env::var("TEST_DATABASE_URL")
+            .expect("TEST_DATABASE_URL names a Postgres server; `make test` finds or starts one");
+        let name = format!("bedrock_test_{}", uuid::Uuid::new_v4().simple());
+        on_server(&server, &format!("CREATE DATABASE {name}")).await;
+        let (base, _) = server.rsplit_once('/').expect("postgres://host/name");
+        Self { url: format!("{base}/{name}"), drop: Some((server, name)) }
+    }
+}
+
+async fn on_server(server: &str, sql: &str) {
+    let (client, connection) = tokio_postgres::connect(server, tokio_postgres::NoTls).await.expect("Postgres answers");
+    let driver = tokio::spawn(connection);
+    client.batch_execute(sql).await.expect("the statement runs");
+    drop(client);
+    let _ended = driver.await;
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        if let Some((server, name)) = self.drop.take() {
+            let work = move || {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+                runtime.block_on(on_server(&server, &format!("DROP DATABASE {name} WITH (FORCE)")));
+            };
+            let _panicked = std::thread::spawn(work).join();
+        }
+    }
+}
+
+/// The application on a thread and runtime of its own, as in `main`.
+struct Running {
+    address: SocketAddr,
+    metrics: Option<SocketAddr>,
+    shared: Arc<Shared>,
+    stop: Option<oneshot::Sender<()>>,
+    hurry: Option<oneshot::Sender<()>>,
+    thread: Option<std::thread::JoinHandle<anyhow::Result<usize>>>,
+}
+
+impl Running {
+    fn start(settings: Settings) -> anyhow::Result<Self> {
+        let (stop, stopped) = oneshot::channel::<()>();
+        let (hurry, hurried) = oneshot::channel::<()>();
+        let (started, starting) = mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            actix_rt::System::new().block_on(async move {
+                let application = match Application::build(settings).await {
+                    Ok(application) => application,
+                    Err(error) => {
+                        let _ = started.send(Err(error));
+                        return Ok(0);
+                    }
+                };
+                let facts = (application.address(), application.metrics_address(), application.shared());
+                let _ = started.send(Ok(facts));
+                let stop = async move { drop(stopped.await) };
+                let hurry = async move {
+                    if hurried.await.is_err() {
+                        std::future::pending::<()>().await;
+                    }
+                };
+                application.run_until_stopped(stop, hurry).await
+            })
+        });
+        let (address, metrics, shared) = starting.recv()??;
+        Ok(Self { address, metrics, shared, stop: Some(stop), hurry: Some(hurry), thread: Some(thread) })
+    }
+}
+
+pub struct TestServer {
+    pub url: String,
+    pub settings: Settings,
+    pub environment: Vec<(String, String)>,
+    pub simulator: Simulator,
+    running: Option<Running>,
+    database: Database,
+    pub folder: tempfile::TempDir,
+}
+
+impl TestServer {
+    fn running(&self) -> &Running {
+        self.running.as_ref().expect("it runs")
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.running().address
+    }
+
+    pub fn metrics_url(&self) -> String {
+        format!("http://{}/metrics", self.running().metrics.expect("metrics are on"))
+    }
+
+    pub fn shared(&self) -> Arc<Shared> {
+        self.running().shared.clone()
+    }
+
+    pub fn journal_dir(&self) -> PathBuf {
+        self.settings.usage.journal_dir(&self.settings.database)
+    }
+
+    /// A connection of the test's own, beside the application's.
+    pub async fn pool(&self) -> Pool {
+        Pool::open(&self.settings.database).expect("the database opens")
+    }
+
+    /// Makes a person if there is none, and a key for them.
+    pub async fn create_key(&self, email: &str) -> String {
+        let pool = self.pool().await;
+        let mut conn = pool.writer().await.unwrap();
+        ensure_person(&mut conn, email).await;
+        let keys = Keys::new(&self.settings).unwrap();
+        let key = key::create(&mut conn, email, "test", Some(1), &self.settings.api_keys, &keys).await.unwrap();
+        key.as_str().to_owned()
+    }
+
+    /// Makes a person if there is none, and an access token for them.
+    pub async fn create_token(&self, email: &str) -> String {
+        let pool = self.pool().await;
+        let mut conn = pool.writer().await.unwrap();
+        ensure_person(&mut conn, email).await;
+        user::token(&mut conn, email, 600, &Keys::new(&self.settings).unwrap()).await.unwrap()
+    }
+
+    /// Runs one command of the real binary on this application's database.
+    pub fn command(&self, arguments: &[&str]) -> std::process::Output {
+        command(&self.environment, arguments)
+    }
+
+    /// Awaits the look at the database that the application takes every second by itself.
+    pub async fn revalidate(&self) {
+        self.shared().actors.auth.send(Revalidate).await.unwrap().unwrap();
+    }
+
+    /// Awaits that every closed call is in the database, and answers the rows of `/api/usage/records`, newest first.
+    pub async fn rows(&self, credential: &str) -> Vec<Value> {
+        self.settle().await;
+        let reply = self.get("/api/usage/records?limit=500").bearer(credential).send().await;
+        assert_eq!(reply.status, StatusCode::OK, "{reply:?}");
+        reply.json()["records"].as_array().unwrap().clone()
+    }
+
+    /// Awaits that no call is in flight and that every row is written.
+    pub async fn settle(&self) {
+        let shared = self.shared();
+        let journal = shared.journal.clone();
+        let quiet = eventually(Duration::from_secs(10), || async {
+            shared.actors.usage.send(Flush { within: Duration::from_secs(5) }).await.unwrap();
+            journal.as_ref().is_none_or(|journal| journal.depth() == 0)
+        });
+        assert!(quiet.await, "usage rows are still on their way");
+    }
+
+    pub async fn row(&self, credential: &str) -> Value {
+        let rows = self.rows(credential).await;
+        rows.into_iter().next().expect("there is a row")
+    }
+
+    pub fn last_call(&self) -> Call {
+        self.simulator.ledger().last().expect("upstream was called")
+    }
+
+    pub fn get(&self, path: &str) -> Request {
+        Request::new("GET", format!("{}{path}", self.url))
+    }
+
+    pub fn post(&self, path: &str) -> Request {
+        Request::new("POST", format!("{}{path}", self.url))
+    }
+
+    /// A call of one of the operations.
+    pub fn call(&self, model: &str, operation: &str, body: &Value) -> Request {
+        self.post(&format!("/bedrock/model/{}/{operation}", model.replace('/', "%2F"))).json(body)
+    }
+
+    /// Sends the first SIGTERM; answers at once.
+    pub fn begin_stop(&mut self) {
+        let running = self.running.as_mut().expect("it runs");
+        let _already = running.stop.take().map(|stop| stop.send(()));
+    }
+
+    /// Sends the second.
+    pub fn hurry(&mut self) {
+        let running = self.running.as_mut().expect("it runs");
+        let _already = running.hurry.take().map(|hurry| hurry.send(()));
+    }
+
+    /// Waits for the end; answers how many calls and streams were cut.
+    pub async fn stopped(&mut self) -> usize {
+        self.begin_stop();
+        let mut running = self.running.take().expect("it runs");
+        let thread = running.thread.take().expect("it has a thread");
+        let ended = tokio::task::spawn_blocking(move || thread.join()).await.unwrap();
+        drop(running);
+        ended.expect("the application does not panic").expect("it stops in order")
+    }
+
+    /// Stops, and starts again with the same database and settings.
+    pub async fn restart(&mut self) {
+        self.stopped().await;
+        self.start_again();
+    }
+
+    pub fn start_again(&mut self) {
+        let running = Running::start(self.settings.clone()).expect("it starts again");
+        self.url = format!("http://127.0.0.1:{}", running.address.port());
+        self.running = Some(running);
+    }
+}
+
+impl Drop for TestServer {
+    fn drop(&mut self) {
+        if let Some(mut running) = self.running.take() {
+            let _already = running.stop.take().map(|stop| stop.send(()));
+            // A test that failed half-way does not wait for its streams.
+            let _already = running.hurry.take().map(|hurry| hurry.send(()));
+            let _panicked = running.thread.take().map(std::thread::JoinHandle::join);
+        }
+        let _kept_until_the_end = &self.database;
+    }
+}
+
+async fn ensure_person(conn: &mut Conn, email: &str) {
+    let known = db::users::UserRecord::by_subject(conn, user::PROVIDER, email).await.unwrap();
+    if known.is_none() {
+        user::create(conn, email, None).await.unwrap();
+    }
+}
+
+/// Runs the real binary to its end.
+pub fn command(environment: &[(String, String)], arguments: &[&str]) -> std::process::Output {
+    std::process::Command::new(env!("CARGO_BIN_EXE_bedrock_proxy"))
+        .args(arguments)
+        .env_clear()
+        .envs(environment.iter().cloned())
+        .stdin(std::process::Stdio::null())
+        .output()
+        .expect("the binary runs")
+}
+
+/// Looks until it holds, or until the time is over.
+pub async fn eventually<F: Future<Output = bool>>(within: Duration, holds: impl Fn() -> F) -> bool {
+    let look = async {
+        while !holds().await {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(within, look).await.is_ok()
+}
+
+/// A message for Claude.
+pub fn message(text: &str) -> Value {
+    json!({"anthropic_version": "bedrock-2023-05-31", "max_tokens": 1000,
+           "messages": [{"role": "user", "content": text}]})
+}
+
+/// A message for Converse.
+pub fn conversation(text: &str) -> Value {
+    json!({"messages": [{"role": "user", "content": [{"text": text}]}]})
+}
+
+/// One HTTP request.
+pub struct Request {
+    method: &'static str,
+    url: String,
+    headers: Vec<(String, String)>,
+    body: Bytes,
+}
+
+/// What came back; `complete` is false if the body broke off.
+#[derive(Debug)]
+pub struct Reply {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub body: Bytes,
+    pub complete: bool,
+}
+
+impl Request {
+    fn new(method: &'static str, url: String) -> Self {
+        Self { method, url, headers: Vec::new(), body: Bytes::new() }
+    }
+
+    pub fn method(mut self, method: &'static str) -> Self {
+        self.method = method;
+        self
+    }
+
+    pub fn header(mut self, name: &str, value: impl ToString) -> Self {
+        self.headers.push((name.to_owned(), value.to_string()));
+        self
+    }
+
+    pub fn bearer(self, credential: &str) -> Self {
+        self.header("authorization", format!("Bearer {credential}"))
+    }
+
+    pub fn json(self, body: &Value) -> Self {
+        self.body(body.to_string())
+    }
+
+    pub fn body(mut self, body: impl Into<Bytes>) -> Self {
+        self.body = body.into();
+        self
+    }
+
+    /// Sends it, and answers when the head is there.
+    pub async fn open(self) -> awc::ClientResponse<impl futures_util::Stream<Item = Result<Bytes, awc::error::PayloadError>> + Unpin> {
+        let mut request = client().request(self.method.parse().unwrap(), self.url.as_str()).no_decompress();
+        for (name, value) in &self.headers {
+            request = request.append_header((name.as_str(), value.as_str()));
+        }
+        request.send_body(self.body).await.expect("the service answers")
+    }
+
+    /// Sends it and reads the whole answer.
+    pub async fn send(self) -> Reply {
+        let mut response = self.open().await;
+        let (status, headers) = (response.status(), response.headers().clone());
+        let mut body = BytesMut::new();
+        let mut complete = true;
+        while let Some(piece) = response.next().await {
+            match piece {
+                Ok(piece) => body.extend_from_slice(&piece),
+                Err(_) => {
+                    complete = false;
+                    break;
+                }
+            }
+        }
+        Reply { status, headers, body: body.freeze(), complete }
+    }
+}
+
+/// A client without limits of time, one a thread; it trusts whatever certificate it is shown by `localhost`.
+fn client() -> awc::Client {
+    static TLS: OnceLock<Arc<rustls::ClientConfig>> = OnceLock::new();
+    tls::install_provider();
+    let config = TLS.get_or_init(|| Arc::new(tls::client(tls::roots(None).unwrap(), &["http/1.1"])));
+    let connector = awc::Connector::new().rustls_0_23(config.clone()).limit(10_000);
+    awc::Client::builder().connector(connector).disable_timeout().disable_redirects().no_default_headers().finish()
+}
+
+impl Reply {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).and_then(|value| value.to_str().ok())
+    }
+
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {:?}", self.body))
+    }
+
+    /// The text of an error in Bedrock's shape.
+    pub fn message(&self) -> String {
+        self.json()["message"].as_str().expect("a message").to_owned()
+    }
+
+    pub fn error_type(&self) -> &str {
+        self.header("x-amzn-errortype").unwrap_or_default()
+    }
+
+    /// The frames of an event stream: message type, kind, payload.
+    pub fn frames(&self) -> Vec<(String, String, Vec<u8>)> {
+        let mut scanner = bedrock_sso_proxy::bedrock::event_stream::FrameScanner::default();
+        let mut frames = Vec::new();
+        let _bad = scanner.push(&self.body, |frame| {
+            let payload = frame.payload.unwrap_or_default().to_vec();
+            frames.push((frame.message_type.to_owned(), frame.kind.to_owned(), payload));
+        });
+        frames
+    }
+}

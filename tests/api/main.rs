@@ -1,0 +1,18 @@
+//! Tests of the assembled application, from outside: the real service on port 0, a simulated Bedrock behind it, and
+//! real databases.
+
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests and their helpers")]
+
+mod auth;
+mod bedrock;
+mod cli;
+mod clients;
+mod docs;
+mod faults;
+mod helpers;
+mod kills;
+mod lifecycle;
+mod matrix;
+mod settings;
+mod streams;
+mod usage;
