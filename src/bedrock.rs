@@ -317,13 +317,15 @@ impl Bedrock {
         reply: &mut ClientResponse,
         deadline: Instant,
     ) -> Result<Bytes, BedrockError> {
+        let length = reply.headers().get("content-length").and_then(|value| value.to_str().ok()?.parse().ok());
         let most = if reply.status().is_success() { MAX_REPLY } else { MAX_ERROR };
         let mut whole = BytesMut::new();
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             let next = tokio::time::timeout(self.limits.idle.min(left), reply.next()).await;
             match next.map_err(|_elapsed| BedrockError::Silent)? {
-                None => return Ok(whole.freeze()),
+                None if is_whole(&whole, length) => return Ok(whole.freeze()),
+                None => return Err(BedrockError::Cut("the connection was closed".into())),
                 Some(Err(error)) => return Err(BedrockError::Cut(error.to_string())),
                 Some(Ok(piece)) if whole.len() + piece.len() > most => {
                     return Err(BedrockError::Cut("the answer is too long".into()));
@@ -331,6 +333,15 @@ impl Bedrock {
                 Some(Ok(piece)) => whole.extend_from_slice(&piece),
             }
         }
+    }
+}
+
+/// awc takes a connection that is closed in the middle of a body for the body's end. A body with a length is whole
+/// when it has that length; one without, which Bedrock does not send, when it is whole JSON.
+fn is_whole(body: &[u8], length: Option<usize>) -> bool {
+    match length {
+        Some(length) => body.len() == length,
+        None => serde_json::from_slice::<serde::de::IgnoredAny>(body).is_ok(),
     }
 }
 

@@ -89,7 +89,9 @@ where
                 .graceful_shutdown_signal(move || {
                     let mut closing = closing.clone();
                     async move {
-                        let _sender_gone = closing.wait_for(|closing| *closing).await;
+                        if closing.wait_for(|closing| *closing).await.is_err() {
+                            std::future::pending::<()>().await; // nobody is left who could say so
+                        }
                     }
                 })
                 .h1(map_config(app, |()| AppConfig::default()))

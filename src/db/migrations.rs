@@ -10,7 +10,7 @@ use diesel::{
 use diesel_async::{AsyncPgConnection, async_connection_wrapper::AsyncConnectionWrapper};
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 
-use super::{DbError, Pool};
+use super::{DbError, Pool, audit};
 
 static POSTGRES: EmbeddedMigrations = embed_migrations!("migrations/postgres");
 static SQLITE: EmbeddedMigrations = embed_migrations!("migrations/sqlite");
@@ -194,7 +194,13 @@ pub async fn prepare(pool: &Pool, apply: bool, wait: Duration) -> Result<Report,
     let step = if apply { Step::Up } else { Step::Look };
     loop {
         match run(pool, step).await {
-            Ok(report) => return report.usable().map(|()| report),
+            Ok(report) => {
+                report.usable()?;
+                if !report.changed.is_empty() {
+                    note(pool, &report).await?;
+                }
+                return Ok(report);
+            }
             Err(DbError::Unavailable(cause)) if started.elapsed() < wait => {
                 tracing::warn!(%cause, "waiting for the database");
                 tokio::time::sleep(Duration::from_millis(500)).await;
@@ -202,4 +208,17 @@ pub async fn prepare(pool: &Pool, apply: bool, wait: Duration) -> Result<Report,
             Err(error) => return Err(error),
         }
     }
+}
+
+/// The audit event of a migration; it stands alone, for its table may be what was made.
+async fn note(pool: &Pool, report: &Report) -> Result<(), DbError> {
+    let event = audit::Event {
+        at: super::now(),
+        event_type: "migration",
+        user_id: None,
+        actor: "service",
+        object: "schema".to_owned(),
+        metadata: serde_json::json!({ "applied": report.changed }),
+    };
+    audit::record(&mut pool.writer().await?, event).await
 }

@@ -186,18 +186,15 @@ impl Relay {
         }
     }
 
-    /// Ends a stream that did not end well: an exception frame if the client is between two frames, then a break.
+    /// Ends a stream that did not end well: an exception frame if the client is between two frames, then a break, once
+    /// what came before has left.
     fn fail(&mut self, end: End) -> Option<Result<Bytes, Broken>> {
         let (kind, message) = (end.exception, end.message);
+        let between_frames = self.source.meter.scanner.at_boundary() || self.source.meter.damaged;
         self.source.meter.close(end);
         self.source.upstream = None; // closes the connection, which cancels the call
-        if self.source.meter.scanner.at_boundary() || self.source.meter.damaged {
-            self.state = State::LastWords(Box::pin(tokio::time::sleep(FLUSH)));
-            Some(Ok(event_stream::exception(kind, message)))
-        } else {
-            self.state = State::Broken;
-            Some(Err(Broken))
-        }
+        self.state = State::LastWords(Box::pin(tokio::time::sleep(FLUSH)));
+        Some(Ok(if between_frames { event_stream::exception(kind, message) } else { Bytes::new() }))
     }
 }
 

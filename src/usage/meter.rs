@@ -25,9 +25,7 @@ pub struct Reading {
     pub complete: bool,
     /// Values that were no counts: negative, too large, not a whole number.
     pub nonsense: u32,
-    /// The stream is one that says when it is over: Claude's, or Converse.
-    began: bool,
-    /// It said so: `message_stop`.
+    /// The stream said that it is over: `message_stop`.
     stopped: bool,
     /// Nothing more will be said of usage.
     pub ended: bool,
@@ -56,16 +54,16 @@ impl Reading {
         self.complete = true;
     }
 
-    /// Whether a stream that ends now has been cut, though HTTP may call it whole.
+    /// Whether a stream that ends now has been cut, though HTTP may call it whole: every stream of Bedrock's ends with
+    /// an event that has its metrics, or that says stop.
     pub fn is_unfinished(&self) -> bool {
-        self.began && !self.stopped && !self.ended
+        !self.stopped && !self.ended
     }
 
     /// Reads one event of a stream.
     pub fn event(&mut self, kind: StreamKind, payload: &[u8]) {
         match kind {
             StreamKind::Converse => {
-                self.began = true;
                 self.model_event(payload);
                 self.ended |= self.complete; // `metadata`, after `messageStop`, is the one event with usage
             }
@@ -90,7 +88,6 @@ impl Reading {
     fn model_event(&mut self, event: &[u8]) {
         let Ok(said) = serde_json::from_slice::<Said<'_>>(event) else { return };
         self.take(&said);
-        self.began |= said.kind.as_deref() == Some("message_start");
         self.stopped |= said.kind.as_deref() == Some("message_stop");
         // `message_start` has preliminary figures; every other report comes at the end.
         let metadata = said.metadata.is_some_and(|metadata| metadata.usage.is_some());

@@ -1,1 +1,48 @@
-//! x
+//! The OpenAPI document.
+
+use std::collections::BTreeSet;
+
+use bedrock_sso_proxy::routes::{ROUTES, docs};
+
+use crate::helpers::spawn_app;
+
+#[test]
+fn the_document_and_the_route_table_name_the_same_routes() {
+    let document = docs::document();
+    let documented: BTreeSet<(String, String)> = document["paths"]
+        .as_object()
+        .unwrap()
+        .iter()
+        .flat_map(|(path, item)| {
+            let methods = item.as_object().unwrap().keys().filter(|key| *key != "parameters");
+            methods.map(|method| (method.to_uppercase(), path.clone())).collect::<Vec<_>>()
+        })
+        .collect();
+    let declared: BTreeSet<(String, String)> =
+        ROUTES.iter().map(|(method, path, _)| ((*method).to_owned(), (*path).to_owned())).collect();
+
+    assert_eq!(documented, declared);
+}
+
+#[test]
+fn private_operations_say_what_they_need() {
+    let document = docs::document();
+
+    let security = &document["paths"]["/bedrock/model/{model_id}/invoke"]["post"]["security"];
+    let scheme = &document["components"]["securitySchemes"]["bearer"];
+
+    assert!(security.as_array().is_some_and(|list| !list.is_empty()), "{security}");
+    assert_eq!((&scheme["type"], &scheme["scheme"]), (&"http".into(), &"bearer".into()));
+}
+
+#[actix_web::test]
+async fn both_forms_are_served_and_say_the_same() {
+    let app = spawn_app().await;
+
+    let json = app.get("/openapi.json").send().await;
+    let yaml = app.get("/openapi.yaml").send().await;
+
+    let from_yaml: serde_json::Value = serde_yaml::from_slice(&yaml.body).unwrap();
+    assert_eq!(json.json(), from_yaml);
+    assert!(json.json()["openapi"].as_str().unwrap().starts_with("3."));
+}

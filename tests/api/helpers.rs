@@ -3,7 +3,7 @@
 use std::{
     net::SocketAddr,
     path::PathBuf,
-    sync::{Arc, OnceLock, mpsc},
+    sync::{Arc, mpsc},
     time::Duration,
 };
 
@@ -20,9 +20,12 @@ use bedrock_sso_proxy::{
     tls,
 };
 use bytes::{Bytes, BytesMut};
-use futures_util::StreamExt;
 use serde_json::{Value, json};
-use tokio::sync::oneshot;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    sync::oneshot,
+};
 
 pub const MODEL: &str = "us.anthropic.claude-sonnet-4-20250514-v1:0";
 pub const ARN: &str =
@@ -474,43 +477,104 @@ impl Request {
     }
 
     /// Sends it, and answers when the head is there.
-    pub async fn open(self) -> awc::ClientResponse<impl futures_util::Stream<Item = Result<Bytes, awc::error::PayloadError>> + Unpin> {
+    pub async fn open(self) -> awc::ClientResponse {
+        self.try_open().await.expect("the service answers")
+    }
+
+    async fn try_open(self) -> Option<awc::ClientResponse> {
         let mut request = client().request(self.method.parse().unwrap(), self.url.as_str()).no_decompress();
         for (name, value) in &self.headers {
             request = request.append_header((name.as_str(), value.as_str()));
         }
-        request.send_body(self.body).await.expect("the service answers")
+        request.send_body(self.body).await.ok()
     }
 
     /// Sends it and reads the whole answer.
     pub async fn send(self) -> Reply {
-        let mut response = self.open().await;
-        let (status, headers) = (response.status(), response.headers().clone());
-        let mut body = BytesMut::new();
-        let mut complete = true;
-        while let Some(piece) = response.next().await {
-            match piece {
-                Ok(piece) => body.extend_from_slice(&piece),
-                Err(_) => {
-                    complete = false;
-                    break;
-                }
+        self.try_send().await.expect("the service answers")
+    }
+
+    /// As [`Self::send`], for a service that may be gone. Over plain HTTP it reads the connection itself: awc would take
+    /// a connection that is closed in the middle of a body for the body's end.
+    pub async fn try_send(self) -> Option<Reply> {
+        let (host, path) = self.url.strip_prefix("http://").expect("plain HTTP").split_once('/').expect("a path");
+        let mut head = format!("{} /{path} HTTP/1.1\r\nhost: {host}\r\n", self.method);
+        if !self.headers.iter().any(|(name, _)| name == "connection") {
+            head.push_str("connection: close\r\n");
+        }
+        for (name, value) in &self.headers {
+            head.push_str(&format!("{name}: {value}\r\n"));
+        }
+        if !self.body.is_empty() || self.method == "POST" {
+            head.push_str(&format!("content-length: {}\r\n", self.body.len()));
+        }
+        head.push_str("\r\n");
+        let mut connection = TcpStream::connect(host).await.ok()?;
+        connection.write_all(&[head.as_bytes(), &self.body].concat()).await.ok()?;
+        let mut answer = Vec::new();
+        let mut piece = vec![0; 1 << 16];
+        // A broken connection ends the answer as a closed one does; what came before counts.
+        while let Ok(count @ 1..) = connection.read(&mut piece).await {
+            answer.extend_from_slice(&piece[..count]);
+            if self.method != "HEAD" && Reply::parse(&answer).is_some_and(|reply| reply.complete) {
+                break;
             }
         }
-        Reply { status, headers, body: body.freeze(), complete }
+        Reply::parse(&answer)
     }
 }
 
-/// A client without limits of time, one a thread; it trusts whatever certificate it is shown by `localhost`.
+/// The bytes of a chunked body, and whether its last chunk came.
+fn unchunk(mut body: &[u8]) -> (Bytes, bool) {
+    let mut whole = BytesMut::new();
+    while let Some(line) = body.windows(2).position(|window| window == b"\r\n") {
+        let size = std::str::from_utf8(&body[..line]).ok().and_then(|text| usize::from_str_radix(text, 16).ok());
+        let size = size.expect("the size of a chunk");
+        if size == 0 {
+            return (whole.freeze(), true);
+        }
+        let data = &body[line + 2..];
+        whole.extend_from_slice(&data[..size.min(data.len())]);
+        match data.get(size + 2..) {
+            Some(rest) => body = rest,
+            None => break,
+        }
+    }
+    (whole.freeze(), false)
+}
+
+/// A request to any address.
+pub fn request_to(method: &'static str, base: &str, path: &str) -> Request {
+    Request::new(method, format!("{base}{path}"))
+}
+
+/// A client without limits of time, for answers that are read piece by piece.
 fn client() -> awc::Client {
-    static TLS: OnceLock<Arc<rustls::ClientConfig>> = OnceLock::new();
     tls::install_provider();
-    let config = TLS.get_or_init(|| Arc::new(tls::client(tls::roots(None).unwrap(), &["http/1.1"])));
-    let connector = awc::Connector::new().rustls_0_23(config.clone()).limit(10_000);
-    awc::Client::builder().connector(connector).disable_timeout().disable_redirects().no_default_headers().finish()
+    awc::Client::builder().disable_timeout().disable_redirects().no_default_headers().finish()
 }
 
 impl Reply {
+    /// Reads an HTTP/1.1 answer; `None` while its head is not whole.
+    fn parse(answer: &[u8]) -> Option<Self> {
+        let end = answer.windows(4).position(|window| window == b"\r\n\r\n")?;
+        let head = std::str::from_utf8(&answer[..end]).expect("a head in ASCII");
+        let mut lines = head.split("\r\n");
+        let status = lines.next()?.split(' ').nth(1)?.parse().ok()?;
+        let mut headers = HeaderMap::new();
+        for (name, value) in lines.filter_map(|line| line.split_once(": ")) {
+            headers.append(name.parse().expect("a name"), value.parse().expect("a value"));
+        }
+        let body = &answer[end + 4..];
+        let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+        let (body, complete) = match text("content-length").and_then(|length| length.parse::<usize>().ok()) {
+            Some(length) => (Bytes::copy_from_slice(&body[..length.min(body.len())]), body.len() >= length),
+            None if text("transfer-encoding") == Some("chunked") => unchunk(body),
+            None => (Bytes::new(), true),
+        };
+        Some(Self { status, headers, body, complete })
+    }
+
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).and_then(|value| value.to_str().ok())
     }

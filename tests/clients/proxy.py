@@ -158,5 +158,6 @@ def usage_rows(credential: str) -> dict[str, dict[str, Any]]:
 
 def usage_row(credential: str, upstream_request_id: str) -> dict[str, Any]:
     """The usage record of one call, once it is written."""
-    find = functools.partial(lambda: usage_rows(credential).get(upstream_request_id))
-    return eventually(find, f"usage record of {upstream_request_id}")
+    return eventually(
+        lambda: usage_rows(credential).get(upstream_request_id), f"usage record of {upstream_request_id}"
+    )

@@ -28,6 +28,8 @@ IDS = [
     ),
 ]
 STREAMS = ["invoke", "converse"]
+GENERATING = ["invoke", "invoke_stream", "converse", "converse_stream"]
+OPERATIONS = [*GENERATING, "count_tokens"]
 # What boto3 raises for a stream that is damaged or breaks off: an event that says so, a frame that it
 # cannot read, or a connection that ends too early.
 BROKEN = (EventStreamError, ParserError, HTTPClientError, HTTPError)
@@ -57,18 +59,24 @@ def text_of(events: list[dict[str, Any]]) -> str:
 
 def calls_of(bedrock: Any) -> dict[str, Any]:
     """Each operation as a function of what the user says."""
-    count = {"messages": said("Hi")}
-    return {
-        "invoke": lambda text: bedrock.invoke_model(modelId=CLAUDE, body=messages_body(text)),
-        "invoke_stream": lambda text: bedrock.invoke_model_with_response_stream(
-            modelId=CLAUDE, body=messages_body(text)
-        ),
-        "converse": lambda text: bedrock.converse(modelId=CLAUDE, messages=said(text)),
-        "converse_stream": lambda text: bedrock.converse_stream(modelId=CLAUDE, messages=said(text)),
-        "count_tokens": lambda text: bedrock.count_tokens(
-            modelId=FOUNDATION, input={"converse": count | {"messages": said(text)}}
-        ),
-    }
+
+    def invoke(text: str) -> Any:
+        return bedrock.invoke_model(modelId=CLAUDE, body=messages_body(text))
+
+    def invoke_stream(text: str) -> Any:
+        return bedrock.invoke_model_with_response_stream(modelId=CLAUDE, body=messages_body(text))
+
+    def converse(text: str) -> Any:
+        return bedrock.converse(modelId=CLAUDE, messages=said(text))
+
+    def converse_stream(text: str) -> Any:
+        return bedrock.converse_stream(modelId=CLAUDE, messages=said(text))
+
+    def count_tokens(text: str) -> Any:
+        return bedrock.count_tokens(modelId=FOUNDATION, input={"converse": {"messages": said(text)}})
+
+    calls = [invoke, invoke_stream, converse, converse_stream, count_tokens]
+    return {call.__name__: call for call in calls}
 
 
 # Answers
@@ -271,9 +279,7 @@ def test_token_counts_in_headers_reach_the_client(bedrock):
     assert int(headers["x-amzn-bedrock-output-token-count"]) == usage["output"]
 
 
-@pytest.mark.parametrize(
-    "operation", ["invoke", "invoke_stream", "converse", "converse_stream", "count_tokens"]
-)
+@pytest.mark.parametrize("operation", OPERATIONS)
 def test_the_request_id_is_bedrocks(bedrock, operation):
     answer = calls_of(bedrock)[operation]("Hi")
 
@@ -362,7 +368,7 @@ def test_a_body_of_ten_mebibytes_is_taken_and_a_longer_one_is_a_validation_error
         ("ServiceUnavailableException", 503),
     ],
 )
-@pytest.mark.parametrize("operation", ["invoke", "invoke_stream", "converse", "converse_stream"])
+@pytest.mark.parametrize("operation", GENERATING)
 def test_bedrocks_errors_are_boto3s_typed_exceptions(bedrock, operation, code, status):
     with pytest.raises(getattr(bedrock.exceptions, code)) as raised:
         calls_of(bedrock)[operation](f"@sim:error code={code}")
@@ -436,7 +442,7 @@ def test_what_bedrock_says_of_a_wrong_request_is_passed_on(bedrock):
     assert no_limit.value.response["Error"]["Message"] == "max_tokens: Field required"
 
 
-@pytest.mark.parametrize("operation", ["invoke", "invoke_stream", "converse", "converse_stream"])
+@pytest.mark.parametrize("operation", GENERATING)
 @pytest.mark.parametrize(
     "directive",
     [
@@ -458,7 +464,7 @@ def test_trouble_with_the_services_own_credentials_is_no_business_of_the_client(
         assert word not in response["Error"]["Message"]
 
 
-@pytest.mark.parametrize("operation", ["invoke", "invoke_stream", "converse", "converse_stream"])
+@pytest.mark.parametrize("operation", GENERATING)
 @pytest.mark.parametrize("directive", ["html", "html status=200", "redirect", "badjson status=500", "reset"])
 def test_an_answer_that_is_not_bedrocks_is_an_unavailable_service(bedrock, operation, directive):
     with pytest.raises(bedrock.exceptions.ServiceUnavailableException) as raised:
@@ -499,7 +505,7 @@ def test_an_exception_in_a_stream_is_an_event_stream_error(bedrock, kind, direct
 
     assert raised.value.response["Error"]["Code"] == code
     assert raised.value.response["Error"]["Message"]
-    assert len(list(received)) == (0 if "after=0" in directive else 3)
+    assert len(received) == (0 if "after=0" in directive else 3)
 
 
 @pytest.mark.parametrize("kind", STREAMS)
@@ -550,9 +556,7 @@ def wrong_keys() -> dict[str, str]:
     }
 
 
-@pytest.mark.parametrize(
-    "operation", ["invoke", "invoke_stream", "converse", "converse_stream", "count_tokens"]
-)
+@pytest.mark.parametrize("operation", OPERATIONS)
 @pytest.mark.parametrize("kind", ["mistyped", "revoked"])
 def test_every_operation_refuses_a_wrong_key(operation, kind):
     before = len(proxy.ledger())
