@@ -317,7 +317,10 @@ impl Bedrock {
         reply: &mut ClientResponse,
         deadline: Instant,
     ) -> Result<Bytes, BedrockError> {
-        let length = reply.headers().get("content-length").and_then(|value| value.to_str().ok()?.parse().ok());
+        let length = reply
+            .headers()
+            .get("content-length")
+            .and_then(|value| value.to_str().ok()?.parse().ok());
         let most = if reply.status().is_success() { MAX_REPLY } else { MAX_ERROR };
         let mut whole = BytesMut::new();
         loop {

@@ -91,6 +91,7 @@ impl DbError {
 }
 
 /// A connection on loan from the [`Pool`].
+#[expect(clippy::large_enum_variant, reason = "a loan is short, and lives on the stack")]
 pub enum Conn {
     Postgres(Object<AsyncDieselConnectionManager<AsyncPgConnection>>),
     Sqlite(Object<AsyncDieselConnectionManager<SqliteAsync>>),

@@ -31,6 +31,7 @@ pub const ROUTES: &[(&str, &str, Access)] = &[
     ("GET", "/health", Access::Public),
     ("GET", "/health/live", Access::Public),
     ("GET", "/health/ready", Access::Public),
+    ("GET", "/robots.txt", Access::Public),
     ("GET", "/openapi.json", Access::Docs),
     ("GET", "/openapi.yaml", Access::Docs),
     ("POST", "/bedrock/model/{model_id}/invoke", Access::Caller),
@@ -48,6 +49,7 @@ pub fn configure(config: &mut web::ServiceConfig) {
         .service(web::resource("/health").route(web::get().to(health::health)))
         .service(web::resource("/health/live").route(web::get().to(health::live)))
         .service(web::resource("/health/ready").route(web::get().to(health::ready)))
+        .service(web::resource("/robots.txt").route(web::get().to(docs::robots)))
         .service(web::resource("/openapi.json").route(web::get().to(docs::json)))
         .service(web::resource("/openapi.yaml").route(web::get().to(docs::yaml)))
         .service(web::resource("/api/usage/records").route(web::get().to(api::usage::records)))

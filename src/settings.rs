@@ -258,7 +258,6 @@ pub struct Shutdown {
     pub timeout_seconds: u64,
     pub streaming_timeout_seconds: u64,
     pub token_tracking_timeout_seconds: u64,
-    pub background_task_timeout_seconds: u64,
 }
 
 impl Server {

@@ -93,32 +93,21 @@ impl Shared {
     pub fn next_stream_id(&self) -> u64 {
         self.next_stream.fetch_add(1, SeqCst)
     }
+}
 
-    /// The client's address: the peer's, or what trusted proxies say of it (SEC-59): the right-most address of
-    /// `X-Forwarded-For` that is not a trusted proxy.
-    pub fn client_address(
-        &self,
-        peer: Option<IpAddr>,
-        forwarded_for: Option<&str>,
-    ) -> Option<IpAddr> {
-        let trusted = |address: &IpAddr| {
-            let address = address.to_canonical();
-            self.server.trusted_proxies.iter().any(|network: &IpNet| network.contains(&address))
-        };
-        let peer = peer?.to_canonical();
-        if !trusted(&peer) {
-            return Some(peer);
+/// The client's address: the peer's, or what trusted proxies say of it (SEC-59): the right-most address of
+/// `X-Forwarded-For` that is not a trusted proxy.
+pub fn client_address(peer: IpAddr, forwarded_for: Option<&str>, trusted: &[IpNet]) -> IpAddr {
+    let is_trusted = |address: &IpAddr| trusted.iter().any(|network| network.contains(address));
+    let mut nearest = peer.to_canonical();
+    for text in forwarded_for.unwrap_or_default().rsplit(',') {
+        if !is_trusted(&nearest) {
+            break;
         }
-        let mut nearest = peer;
-        for text in forwarded_for.unwrap_or_default().rsplit(',') {
-            let Ok(address) = text.trim().parse::<IpAddr>() else { return Some(nearest) };
-            nearest = address.to_canonical();
-            if !trusted(&nearest) {
-                break;
-            }
-        }
-        Some(nearest)
+        let Ok(address) = text.trim().parse::<IpAddr>() else { break };
+        nearest = address.to_canonical();
     }
+    nearest
 }
 
 /// Counts inference calls in flight and the bytes they hold, and refuses beyond the caps.
@@ -210,5 +199,32 @@ impl Drop for Admission {
         }
         gate.calls.fetch_sub(1, SeqCst);
         self.shared.metrics.calls_in_flight.dec();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_trusted_proxies_are_believed_about_the_client() {
+        let trusted: Vec<IpNet> = vec!["10.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()];
+        for (peer, header, wanted) in [
+            ("192.0.2.1", Some("1.2.3.4"), "192.0.2.1"),
+            ("10.0.0.1", None, "10.0.0.1"),
+            ("10.0.0.1", Some("1.2.3.4"), "1.2.3.4"),
+            ("10.0.0.1", Some("6.6.6.6, 1.2.3.4"), "1.2.3.4"),
+            ("10.0.0.1", Some("1.2.3.4, 10.9.9.9"), "1.2.3.4"),
+            ("10.0.0.1", Some("6.6.6.6, junk"), "10.0.0.1"),
+            ("10.0.0.1", Some("10.1.1.1"), "10.1.1.1"),
+            ("::1", Some("2001:db8::1"), "2001:db8::1"),
+            ("::ffff:10.0.0.1", Some("1.2.3.4"), "1.2.3.4"),
+        ] {
+            let seen = client_address(peer.parse().unwrap(), header, &trusted);
+
+            assert_eq!(seen, wanted.parse::<IpAddr>().unwrap(), "{peer} {header:?}");
+        }
+        let nobody = client_address("10.0.0.1".parse().unwrap(), Some("1.2.3.4"), &[]);
+        assert_eq!(nobody, "10.0.0.1".parse::<IpAddr>().unwrap());
     }
 }

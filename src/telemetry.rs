@@ -45,7 +45,8 @@ pub fn init(settings: &Logging) -> anyhow::Result<LogGuard> {
     let redacting = redact::Redacting::new(writer);
     // A stream that is cut ends in an error on purpose, which the server would log as its own failure; the HTTP
     // metrics warn, for each request, that a pattern such as `{model_id:.*}` stays as it is.
-    let filter: EnvFilter = format!("actix_http::h1=off,actix_web_prom=error,{}", settings.level).parse()?;
+    let filter: EnvFilter =
+        format!("actix_http::h1=off,actix_web_prom=error,{}", settings.level).parse()?;
     let json =
         settings.format.map_or_else(|| !std::io::stdout().is_terminal(), |f| f == LogFormat::Json);
     let layer = if json {

@@ -73,12 +73,10 @@ pub async fn run(pool: &Pool, step: Step) -> Result<Report, DbError> {
     match pool {
         Pool::Sqlite { write, .. } => {
             let mut conn = write.get().await?;
-            let report = conn
-                .spawn_blocking(move |connection: &mut SqliteConnection| {
-                    Ok(on_sqlite(connection, step))
-                })
-                .await?;
-            report
+            conn.spawn_blocking(move |connection: &mut SqliteConnection| {
+                Ok(on_sqlite(connection, step))
+            })
+            .await?
         }
         Pool::Postgres { url, tls, .. } => {
             let (url, tls) = (url.to_string(), tls.clone());

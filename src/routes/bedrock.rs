@@ -339,6 +339,8 @@ fn first_row(request: &HttpRequest, identity: &Identity, call: &Call, region: &s
         region: region.to_owned(),
         request_time: db::now(),
         streamed: call.operation.streams(),
+        // Counting is free; the cost of everything else waits for its tokens and their prices.
+        cost_nano_usd: (call.operation == Operation::CountTokens).then_some(0),
         outcome: Outcome::Interrupted.as_str().to_owned(),
         request_id: surface::request_id(request),
         client_session_id: uuid_header(request, "x-claude-code-session-id"),

@@ -41,6 +41,14 @@ pub async fn yaml(request: HttpRequest, worker: Data<Worker>) -> Result<HttpResp
     Ok(HttpResponse::Ok().content_type("application/yaml").body(DOCUMENT.1.clone()))
 }
 
+/// Not for search engines
+///
+/// Nothing here is.
+#[api_v2_operation(tags(Documentation), operation_id = "robots")]
+pub async fn robots() -> HttpResponse {
+    HttpResponse::Ok().content_type("text/plain").body(include_str!("../../static/robots.txt"))
+}
+
 /// `server.docs: false` shows the document to those who are signed in only.
 async fn may_read(request: &HttpRequest, worker: &Worker) -> Result<(), ApiError> {
     if !worker.shared.server.docs {

@@ -19,7 +19,10 @@ use uuid::Uuid;
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::error::{ApiError, Code};
-use crate::{auth::Identity, state::Worker};
+use crate::{
+    auth::Identity,
+    state::{Worker, client_address},
+};
 
 /// The id of a request: the client's `X-Request-Id` if that is a UUID, else a new one (SEC-103).
 #[derive(Debug, Clone)]
@@ -42,7 +45,8 @@ impl RootSpanBuilder for AccessLog {
         let forwarded =
             request.headers().get("x-forwarded-for").and_then(|value| value.to_str().ok());
         let peer = request.peer_addr().map(|peer| peer.ip());
-        let client = worker.and_then(|worker| worker.shared.client_address(peer, forwarded));
+        let trusted = worker.map_or(&[][..], |worker| &worker.shared.server.trusted_proxies);
+        let client = peer.map(|peer| client_address(peer, forwarded, trusted));
         tracing::info_span!(
             "request",
             request_id = %id,

@@ -74,7 +74,6 @@ pub(super) fn check(settings: &Settings, need: Need) -> Vec<Problem> {
         ("shutdown.timeout_seconds", shutdown.timeout_seconds),
         ("shutdown.streaming_timeout_seconds", shutdown.streaming_timeout_seconds),
         ("shutdown.token_tracking_timeout_seconds", shutdown.token_tracking_timeout_seconds),
-        ("shutdown.background_task_timeout_seconds", shutdown.background_task_timeout_seconds),
     ] {
         check.that(value <= 86_400, key, "must be at most 86400 (a day)");
     }

@@ -78,6 +78,13 @@ impl Desk {
     }
 }
 
+impl Drop for Desk {
+    /// The worker ends; what it gathered goes on without waiting for more.
+    fn drop(&mut self) {
+        self.send();
+    }
+}
+
 /// A call that is open. Dropped without [`OpenCall::close`], its client has gone.
 pub struct OpenCall {
     desk: Rc<Desk>,

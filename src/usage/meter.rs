@@ -248,11 +248,7 @@ impl Said<'_> {
         let parts = parts.chain(&self.outputs).chain(&self.choices).chain(&self.results);
         direct.into_iter().find_map(|reason| reason.as_deref()).or_else(|| {
             parts.into_iter().find_map(Part::reason).or_else(|| {
-                let reason = self
-                    .completions
-                    .iter()
-                    .find_map(|c| c.finish_reason.as_ref()?.reason.as_deref());
-                reason
+                self.completions.iter().find_map(|c| c.finish_reason.as_ref()?.reason.as_deref())
             })
         })
     }

@@ -9,7 +9,8 @@ use bedrock_sso_proxy::{
 };
 
 use crate::helpers::{
-    MODEL, PERSON, SECRET, TestServer, TestServerBuilder, eventually, message, on_both_databases, request_to, spawn_app,
+    MODEL, PERSON, SECRET, TestServer, TestServerBuilder, eventually, message, on_both_databases,
+    request_to, spawn_app,
 };
 
 async fn status(app: &TestServer, credential: &str) -> u16 {
@@ -40,13 +41,15 @@ async fn two_credentials_that_disagree_are_a_400_that_says_what_to_unset() {
     let (key, other) = (app.create_key(PERSON).await, app.create_key(PERSON).await);
     let body = message("hi");
 
-    let differ = app.call(MODEL, "invoke", &body).bearer(&key).header("x-api-key", &other).send().await;
+    let differ =
+        app.call(MODEL, "invoke", &body).bearer(&key).header("x-api-key", &other).send().await;
     let twice = app.call(MODEL, "invoke", &body).bearer(&key).bearer(&key).send().await;
 
     for reply in [differ, twice] {
         assert_eq!((reply.status.as_u16(), reply.error_type()), (400, "ValidationException"));
         let text = reply.message();
-        for word in ["Authorization", "X-API-Key", "ANTHROPIC_API_KEY", "AWS_BEARER_TOKEN_BEDROCK"] {
+        for word in ["Authorization", "X-API-Key", "ANTHROPIC_API_KEY", "AWS_BEARER_TOKEN_BEDROCK"]
+        {
             assert!(text.contains(word), "{text}");
         }
     }
@@ -74,14 +77,19 @@ async fn every_refusal_looks_the_same() {
     ] {
         let reply = app.call(MODEL, "invoke", &message("hi")).bearer(&credential).send().await;
 
-        assert_eq!((reply.status.as_u16(), reply.error_type()), (401, "UnrecognizedClientException"), "{credential:.60}");
+        assert_eq!(
+            (reply.status.as_u16(), reply.error_type()),
+            (401, "UnrecognizedClientException"),
+            "{credential:.60}"
+        );
         assert_eq!(reply.header("www-authenticate"), Some("Bearer realm=\"bedrock-sso-proxy\""));
         bodies.push(reply.message());
     }
     bodies.dedup();
     assert_eq!(bodies.len(), 1, "{bodies:?}");
     for other in ["Basic dXNlcjpwYXNz", "Bearer", "Token x", ""] {
-        let reply = app.call(MODEL, "invoke", &message("hi")).header("authorization", other).send().await;
+        let reply =
+            app.call(MODEL, "invoke", &message("hi")).header("authorization", other).send().await;
 
         assert_eq!(reply.status, 401, "{other}");
     }
@@ -92,7 +100,8 @@ async fn a_request_signed_with_aws_keys_is_told_about_the_bearer_variable() {
     let app = spawn_app().await;
     let signed = "AWS4-HMAC-SHA256 Credential=AKIDEXAMPLE/20260102/us-east-1/bedrock/aws4_request, SignedHeaders=host, Signature=00";
 
-    let reply = app.call(MODEL, "invoke", &message("hi")).header("authorization", signed).send().await;
+    let reply =
+        app.call(MODEL, "invoke", &message("hi")).header("authorization", signed).send().await;
 
     assert_eq!((reply.status.as_u16(), reply.error_type()), (403, "AccessDeniedException"));
     assert!(reply.message().contains("AWS_BEARER_TOKEN_BEDROCK"));
@@ -107,7 +116,10 @@ async fn a_key_in_a_query_a_cookie_or_the_body_is_no_credential() {
     let cookie = app.get("/api/usage/records").header("cookie", format!("key={key}")).send().await;
     let body = app.post(&format!("/bedrock/model/{MODEL}/invoke")).body(key).send().await;
 
-    assert_eq!((query.status.as_u16(), cookie.status.as_u16(), body.status.as_u16()), (401, 401, 401));
+    assert_eq!(
+        (query.status.as_u16(), cookie.status.as_u16(), body.status.as_u16()),
+        (401, 401, 401)
+    );
 }
 
 on_both_databases!(access_ends_when_the_application_next_looks, backend => {
@@ -185,15 +197,20 @@ async fn a_key_survives_a_new_pepper_and_moves_to_it_when_used() {
         let pool = app.settings.database.clone();
         async move {
             let pool = db::Pool::open(&pool).unwrap();
-            let keys = ApiKeyRecord::list(&mut pool.reader().await.unwrap(), None, 10).await.unwrap();
+            let keys =
+                ApiKeyRecord::list(&mut pool.reader().await.unwrap(), None, 10).await.unwrap();
             keys.into_iter().find(|key| key.id == id).unwrap().pepper_id
         }
     };
     let before = pepper(&app, 1).await;
 
     app.stopped().await;
-    app.environment.push(("BEDROCK_SECRETS__API_KEY_PEPPER".into(), "a-pepper-of-its-own-with-more-than-32-bytes".into()));
-    app.settings = Settings::from_layers(None, app.environment.clone().into_iter(), Need::Service).unwrap();
+    app.environment.push((
+        "BEDROCK_SECRETS__API_KEY_PEPPER".into(),
+        "a-pepper-of-its-own-with-more-than-32-bytes".into(),
+    ));
+    app.settings =
+        Settings::from_layers(None, app.environment.clone().into_iter(), Need::Service).unwrap();
     app.start_again();
 
     assert_eq!(status(&app, &key).await, 200);
@@ -211,15 +228,23 @@ async fn a_token_of_a_previous_secret_holds_until_its_end_date() {
         use base64::Engine;
         let header = token.split('.').next().unwrap();
         let header = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(header).unwrap();
-        serde_json::from_slice::<serde_json::Value>(&header).unwrap()["kid"].as_str().unwrap().to_owned()
+        serde_json::from_slice::<serde_json::Value>(&header).unwrap()["kid"]
+            .as_str()
+            .unwrap()
+            .to_owned()
     };
     for (until, wanted) in [("2100-01-01T00:00:00Z", 200), ("2020-01-01T00:00:00Z", 401)] {
         app.stopped().await;
         app.environment.retain(|(name, _)| !name.starts_with("BEDROCK_JWT__"));
         let previous = format!("[{{id: {id}, secret: {SECRET}, until: '{until}'}}]");
         app.environment.push(("BEDROCK_JWT__PREVIOUS_SECRETS".into(), previous));
-        app.environment.push(("BEDROCK_JWT__SECRET".into(), "another-secret-with-more-than-32-characters".into()));
-        app.settings = Settings::from_layers(None, app.environment.clone().into_iter(), Need::Service).unwrap();
+        app.environment.push((
+            "BEDROCK_JWT__SECRET".into(),
+            "another-secret-with-more-than-32-characters".into(),
+        ));
+        app.settings =
+            Settings::from_layers(None, app.environment.clone().into_iter(), Need::Service)
+                .unwrap();
         app.start_again();
 
         assert_eq!(status(&app, &token).await, wanted, "until {until}");
@@ -247,7 +272,15 @@ async fn at_most_so_many_live_keys_a_person_even_when_made_at_once() {
 
     let made = futures_util::future::join_all((0..20).map(|_| async {
         let mut conn = pool.writer().await.unwrap();
-        let made = bedrock_sso_proxy::cli::key::create(&mut conn, PERSON, "x", Some(1), &app.settings.api_keys, &keys).await;
+        let made = bedrock_sso_proxy::cli::key::create(
+            &mut conn,
+            PERSON,
+            "x",
+            Some(1),
+            &app.settings.api_keys,
+            &keys,
+        )
+        .await;
         made.is_ok()
     }))
     .await;
@@ -275,7 +308,9 @@ async fn a_host_that_is_not_ours_is_refused_on_the_api_and_nowhere_else() {
         .await;
     let key = app.create_key(PERSON).await;
     let raw = |host: &str, path: &str| {
-        let request = format!("GET {path} HTTP/1.1\r\nhost: {host}\r\nauthorization: Bearer {key}\r\nconnection: close\r\n\r\n");
+        let request = format!(
+            "GET {path} HTTP/1.1\r\nhost: {host}\r\nauthorization: Bearer {key}\r\nconnection: close\r\n\r\n"
+        );
         raw_status(app.address(), request)
     };
 
@@ -285,7 +320,10 @@ async fn a_host_that_is_not_ours_is_refused_on_the_api_and_nowhere_else() {
     assert_eq!(raw("evil.example.com", "/health/live").await, 200);
     assert_eq!(raw("a b", "/health/live").await, 400);
     let reply = app.get("/health/live").send().await;
-    assert_eq!(reply.header("strict-transport-security"), Some("max-age=31536000; includeSubDomains"));
+    assert_eq!(
+        reply.header("strict-transport-security"),
+        Some("max-age=31536000; includeSubDomains")
+    );
 }
 
 async fn raw_status(address: std::net::SocketAddr, request: String) -> u16 {
@@ -294,7 +332,11 @@ async fn raw_status(address: std::net::SocketAddr, request: String) -> u16 {
     connection.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
     let _reset = connection.read_to_string(&mut answer).await;
-    answer.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or_else(|| panic!("{answer:?}"))
+    answer
+        .split(' ')
+        .nth(1)
+        .and_then(|status| status.parse().ok())
+        .unwrap_or_else(|| panic!("{answer:?}"))
 }
 
 #[actix_web::test]
@@ -313,16 +355,25 @@ async fn malformed_requests_are_refused_by_the_framing() {
         let closing = request.replacen("\r\n", "\r\nconnection: close\r\n", 1);
         assert!(matches!(raw_status(app.address(), closing).await, 400 | 405), "{request:?}");
     }
-    let long = format!("GET /health?{} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n", "a".repeat(9000));
+    let long = format!(
+        "GET /health?{} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n",
+        "a".repeat(9000)
+    );
     assert_eq!(raw_status(app.address(), long).await, 431);
-    let fat = format!("GET /health HTTP/1.1\r\nhost: x\r\nx: {}\r\nconnection: close\r\n\r\n", "a".repeat(40_000));
+    let fat = format!(
+        "GET /health HTTP/1.1\r\nhost: x\r\nx: {}\r\nconnection: close\r\n\r\n",
+        "a".repeat(40_000)
+    );
     assert_eq!(raw_status(app.address(), fat).await, 431);
     assert_eq!(request_to("GET", &app.url, "/health/live").send().await.status, 200);
 }
 
 #[actix_web::test]
 async fn pages_of_listed_origins_alone_may_call_from_a_browser() {
-    let app = TestServerBuilder::new().set("SERVER__CORS_ORIGINS", "https://app.example.com").start().await;
+    let app = TestServerBuilder::new()
+        .set("SERVER__CORS_ORIGINS", "https://app.example.com")
+        .start()
+        .await;
     let ask = |origin: &'static str| {
         let request = app.get("/api/usage/records").method("OPTIONS").header("origin", origin);
         request.header("access-control-request-method", "GET").send()

@@ -6,7 +6,8 @@ use aws_lc_rs::digest::{SHA256, digest};
 use serde_json::{Value, json};
 
 use crate::helpers::{
-    ARN, MODEL, PERSON, TestServer, TestServerBuilder, conversation, message, on_both_databases, spawn_app,
+    ARN, MODEL, PERSON, TestServer, TestServerBuilder, conversation, message, on_both_databases,
+    spawn_app,
 };
 
 const FOUNDATION: &str = "anthropic.claude-sonnet-4-20250514-v1:0";
@@ -16,7 +17,10 @@ fn sha(bytes: &[u8]) -> String {
 }
 
 fn received<'a>(headers: &'a [(String, String)], name: &str) -> Option<&'a str> {
-    headers.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+    headers
+        .iter()
+        .find(|(known, _)| known.eq_ignore_ascii_case(name))
+        .map(|(_, value)| value.as_str())
 }
 
 on_both_databases!(every_operation_answers_and_has_its_row, backend => {
@@ -62,7 +66,8 @@ async fn a_body_goes_upstream_byte_for_byte() {
     let key = app.create_key(PERSON).await;
     let odd = "{ \"max_tokens\" : 10,\n\t\"anthropic_version\":\"bedrock-2023-05-31\", \"messages\":[{\"content\":\"\\u00e9 \u{1F600} 1.0e0\",\"role\":\"user\"}]  }\r\n";
 
-    let reply = app.post(&format!("/bedrock/model/{MODEL}/invoke")).bearer(&key).body(odd).send().await;
+    let reply =
+        app.post(&format!("/bedrock/model/{MODEL}/invoke")).bearer(&key).body(odd).send().await;
 
     assert_eq!(reply.status, 200, "{reply:?}");
     assert_eq!(app.last_call().body_sha256, sha(odd.as_bytes()));
@@ -95,7 +100,8 @@ async fn headers_pass_by_the_list_and_no_credential_does() {
 
     assert_eq!(reply.status, 200, "{reply:?}");
     let headers = app.last_call().received_headers;
-    let mut names: Vec<String> = headers.iter().map(|(name, _)| name.to_ascii_lowercase()).collect();
+    let mut names: Vec<String> =
+        headers.iter().map(|(name, _)| name.to_ascii_lowercase()).collect();
     names.sort_unstable();
     assert_eq!(
         names,
@@ -155,14 +161,24 @@ async fn a_wrong_model_id_is_told_in_bedrock_s_shape_and_goes_nowhere() {
         ("arn:aws-cn:bedrock:us-east-1:123456789012:inference-profile/x", 400),
         ("arn:aws:s3:us-east-1:123456789012:bucket/x", 400),
     ] {
-        let reply = app.post(&format!("/bedrock/model/{id}/invoke")).bearer(&key).json(&message("hi")).send().await;
+        let reply = app
+            .post(&format!("/bedrock/model/{id}/invoke"))
+            .bearer(&key)
+            .json(&message("hi"))
+            .send()
+            .await;
 
         assert_eq!(reply.status, status, "{id}: {reply:?}");
         assert_eq!(reply.error_type(), "ValidationException", "{id}");
         assert!(!reply.message().is_empty());
         assert!(reply.header("x-amzn-requestid").is_some());
     }
-    for path in ["/bedrock/model/x/inv%6Fke", "/bedrock/model/x/other", "/bedrock/model/x", "/bedrock/model/x/INVOKE"] {
+    for path in [
+        "/bedrock/model/x/inv%6Fke",
+        "/bedrock/model/x/other",
+        "/bedrock/model/x",
+        "/bedrock/model/x/INVOKE",
+    ] {
         let reply = app.post(path).bearer(&key).json(&message("hi")).send().await;
 
         assert_eq!(reply.status, 404, "{path}: {reply:?}");
@@ -179,20 +195,29 @@ async fn an_arn_with_raw_slashes_works_and_is_sent_as_one_segment() {
     let app = spawn_app().await;
     let key = app.create_key(PERSON).await;
 
-    let reply = app.post(&format!("/bedrock/model/{ARN}/invoke")).bearer(&key).json(&message("hi")).send().await;
+    let reply = app
+        .post(&format!("/bedrock/model/{ARN}/invoke"))
+        .bearer(&key)
+        .json(&message("hi"))
+        .send()
+        .await;
 
     assert_eq!(reply.status, 200, "{reply:?}");
     let call = app.last_call();
     assert_eq!(call.model_id, ARN);
-    assert!(call.raw_path.starts_with("/model/arn%3Aaws%3Abedrock%3Aus-east-1%3A123456789012%3Ainference-profile%2Fus.anthropic"));
+    assert!(call.raw_path.starts_with(
+        "/model/arn%3Aaws%3Abedrock%3Aus-east-1%3A123456789012%3Ainference-profile%2Fus.anthropic"
+    ));
 }
 
 #[actix_web::test]
 async fn an_arn_chooses_among_the_configured_regions_and_the_scope_follows() {
-    let other = bedrock_sso_proxy::simulator::Simulator::start(bedrock_sso_proxy::simulator::SimulatorConfig {
-        regions: vec!["eu-west-1".into()],
-        ..Default::default()
-    })
+    let other = bedrock_sso_proxy::simulator::Simulator::start(
+        bedrock_sso_proxy::simulator::SimulatorConfig {
+            regions: vec!["eu-west-1".into()],
+            ..Default::default()
+        },
+    )
     .await
     .unwrap();
     let regions = format!("[{{name: eu-west-1, endpoint_url: '{}'}}, us-west-2]", other.url());
@@ -205,7 +230,11 @@ async fn an_arn_chooses_among_the_configured_regions_and_the_scope_follows() {
     let arn = ARN.replace("us-east-1", "eu-west-1").replace("/us.", "/eu.");
 
     let reply = app.call(&arn, "invoke", &message("hi")).bearer(&key).send().await;
-    let foreign = app.call(&arn.replace("123456789012", "999999999999"), "invoke", &message("hi")).bearer(&key).send().await;
+    let foreign = app
+        .call(&arn.replace("123456789012", "999999999999"), "invoke", &message("hi"))
+        .bearer(&key)
+        .send()
+        .await;
 
     assert_eq!(reply.status, 200, "{reply:?}");
     assert_eq!(other.ledger().len(), 1);
@@ -217,7 +246,8 @@ async fn an_arn_chooses_among_the_configured_regions_and_the_scope_follows() {
 
 #[actix_web::test]
 async fn the_simulator_refuses_a_wrong_signature_and_the_client_sees_a_neutral_500() {
-    let app = TestServerBuilder::new().set("AWS__SECRET_ACCESS_KEY", "not-the-secret").start().await;
+    let app =
+        TestServerBuilder::new().set("AWS__SECRET_ACCESS_KEY", "not-the-secret").start().await;
     let key = app.create_key(PERSON).await;
 
     let reply = app.call(MODEL, "invoke", &message("hi")).bearer(&key).send().await;
@@ -231,7 +261,8 @@ async fn the_simulator_refuses_a_wrong_signature_and_the_client_sees_a_neutral_5
 }
 
 async fn metrics(app: &TestServer) -> String {
-    let response = awc::Client::default().get(app.metrics_url()).send().await.unwrap().body().await.unwrap();
+    let response =
+        awc::Client::default().get(app.metrics_url()).send().await.unwrap().body().await.unwrap();
     String::from_utf8(response.to_vec()).unwrap()
 }
 
@@ -275,13 +306,28 @@ async fn bedrock_s_own_errors_keep_status_words_and_retry_after() {
         ("error code=ServiceUnavailableException", 503, "ServiceUnavailableException"),
     ] {
         for operation in ["invoke", "invoke-with-response-stream"] {
-            let reply = app.call(MODEL, operation, &message(&format!("@sim:{scenario}"))).bearer(&key).send().await;
+            let reply = app
+                .call(MODEL, operation, &message(&format!("@sim:{scenario}")))
+                .bearer(&key)
+                .send()
+                .await;
 
-            assert_eq!((reply.status.as_u16(), reply.error_type()), (status, code), "{operation} {scenario}");
+            assert_eq!(
+                (reply.status.as_u16(), reply.error_type()),
+                (status, code),
+                "{operation} {scenario}"
+            );
             assert!(!reply.message().is_empty());
-            assert_eq!(reply.header("retry-after"), scenario.starts_with("throttle").then_some("7"), "{scenario}");
+            assert_eq!(
+                reply.header("retry-after"),
+                scenario.starts_with("throttle").then_some("7"),
+                "{scenario}"
+            );
             let row = app.row(&key).await;
-            assert_eq!((&row["outcome"], &row["error_code"]), (&json!("upstream_error"), &json!(code)));
+            assert_eq!(
+                (&row["outcome"], &row["error_code"]),
+                (&json!("upstream_error"), &json!(code))
+            );
             assert_eq!(row["status"], status);
         }
     }
@@ -292,7 +338,11 @@ async fn an_account_number_in_an_error_is_masked() {
     let app = spawn_app().await;
     let key = app.create_key(PERSON).await;
 
-    let reply = app.call(MODEL, "invoke", &message("@sim:error code=AccessDeniedException")).bearer(&key).send().await;
+    let reply = app
+        .call(MODEL, "invoke", &message("@sim:error code=AccessDeniedException"))
+        .bearer(&key)
+        .send()
+        .await;
 
     let text = reply.message();
     assert!(text.contains("arn:aws:") && text.contains("***"), "{text}");
@@ -312,11 +362,23 @@ async fn what_is_not_bedrock_s_answer_is_told_as_unavailable() {
         ("credentials", 500, "InternalServerException", "upstream_error", 1),
         ("hang", 504, "ModelTimeoutException", "timeout", 1),
     ] {
-        let reply = app.call(MODEL, "invoke", &message(&format!("@sim:{scenario}"))).bearer(&key).send().await;
+        let reply = app
+            .call(MODEL, "invoke", &message(&format!("@sim:{scenario}")))
+            .bearer(&key)
+            .send()
+            .await;
 
-        assert_eq!((reply.status.as_u16(), reply.error_type()), (status, code), "{scenario}: {reply:?}");
+        assert_eq!(
+            (reply.status.as_u16(), reply.error_type()),
+            (status, code),
+            "{scenario}: {reply:?}"
+        );
         let row = app.row(&key).await;
-        assert_eq!((&row["outcome"], &row["upstream_attempts"]), (&json!(outcome), &json!(attempts)), "{scenario}");
+        assert_eq!(
+            (&row["outcome"], &row["upstream_attempts"]),
+            (&json!(outcome), &json!(attempts)),
+            "{scenario}"
+        );
         assert_eq!(row["input_tokens"], Value::Null);
         assert_eq!(row["estimated"], false);
     }
@@ -333,7 +395,11 @@ async fn an_upstream_that_is_down_is_a_503_and_a_row() {
 
     let reply = app.call(MODEL, "invoke", &message("hi")).bearer(&key).send().await;
 
-    assert_eq!((reply.status.as_u16(), reply.error_type()), (503, "ServiceUnavailableException"), "{reply:?}");
+    assert_eq!(
+        (reply.status.as_u16(), reply.error_type()),
+        (503, "ServiceUnavailableException"),
+        "{reply:?}"
+    );
     assert_eq!(app.row(&key).await["outcome"], "upstream_error");
 }
 
@@ -346,7 +412,8 @@ async fn a_body_over_the_limit_or_compressed_is_refused_before_upstream() {
 
     let at_limit = app.post(&path).bearer(&key).body(fits).send().await;
     let over = app.post(&path).bearer(&key).body(vec![b' '; 100_001]).send().await;
-    let compressed = app.post(&path).bearer(&key).header("content-encoding", "gzip").body("x").send().await;
+    let compressed =
+        app.post(&path).bearer(&key).header("content-encoding", "gzip").body("x").send().await;
 
     assert_eq!(at_limit.status, 200, "{at_limit:?}");
     assert_eq!((over.status.as_u16(), over.error_type()), (413, "ValidationException"));
@@ -406,13 +473,18 @@ async fn every_family_is_metered_to_the_token_streamed_and_not() {
             let reply = app.call(model, operation, &body).bearer(&key).send().await;
 
             assert_eq!(reply.status, 200, "{model} {operation}: {reply:?}");
-            let usage = app.last_call().usage.unwrap_or_else(|| panic!("{model} {operation} used tokens"));
+            let usage =
+                app.last_call().usage.unwrap_or_else(|| panic!("{model} {operation} used tokens"));
             let row = app.row(&key).await;
             assert_eq!(row["input_tokens"], usage.input, "{model} {operation}: {row}");
             if streams {
                 assert_eq!(row["output_tokens"], usage.output, "{model} {operation}: {row}");
             }
-            assert_eq!((&row["outcome"], &row["estimated"]), (&json!("success"), &json!(false)), "{model} {operation}");
+            assert_eq!(
+                (&row["outcome"], &row["estimated"]),
+                (&json!("success"), &json!(false)),
+                "{model} {operation}"
+            );
         }
     }
 }
@@ -487,6 +559,10 @@ async fn without_credentials_the_service_starts_and_says_500_not_403() {
 
     let reply = app.call(MODEL, "invoke", &message("hi")).bearer(&key).send().await;
 
-    assert_eq!((reply.status.as_u16(), reply.error_type()), (500, "InternalServerException"), "{reply:?}");
+    assert_eq!(
+        (reply.status.as_u16(), reply.error_type()),
+        (500, "InternalServerException"),
+        "{reply:?}"
+    );
     assert_eq!(app.get("/health/ready").send().await.status, 200);
 }

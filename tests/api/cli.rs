@@ -2,17 +2,24 @@
 
 use bedrock_sso_proxy::simulator::{Simulator, SimulatorConfig};
 
-use crate::helpers::{Backend, Database, PERSON, TestServerBuilder, command, environment, on_both_databases, spawn_app};
+use crate::helpers::{
+    Backend, Database, PERSON, TestServerBuilder, command, environment, on_both_databases,
+    spawn_app,
+};
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 
-async fn place(backend: Backend) -> (Vec<(String, String)>, tempfile::TempDir, Option<Database>, Simulator) {
+async fn place(
+    backend: Backend,
+) -> (Vec<(String, String)>, tempfile::TempDir, Option<Database>, Simulator) {
     let folder = tempfile::tempdir().unwrap();
     let simulator = Simulator::start(SimulatorConfig::default()).await.unwrap();
     let (url, database) = match backend {
-        Backend::Sqlite => (format!("sqlite://{}/new/folder/test.db", folder.path().display()), None),
+        Backend::Sqlite => {
+            (format!("sqlite://{}/new/folder/test.db", folder.path().display()), None)
+        }
         Backend::Postgres => {
             let database = Database::on_postgres().await;
             (database.url.clone(), Some(database))
@@ -72,7 +79,10 @@ async fn a_schema_that_is_pending_or_too_new_stops_the_start_and_says_what_to_do
         connection.batch_execute(&sql).unwrap();
     };
     future("29990101000000");
-    assert!(command(&environment, &["user", "list"]).status.success(), "one version ahead still works");
+    assert!(
+        command(&environment, &["user", "list"]).status.success(),
+        "one version ahead still works"
+    );
     future("29990102000000");
     let newer = command(&environment, &["serve"]);
     assert!(!newer.status.success());
@@ -97,13 +107,17 @@ async fn people_and_keys_are_made_listed_and_ended() {
     assert!(key.trim().starts_with("SSOK_") && key.trim().len() == 37, "{key}");
     assert!(note.contains("shown once"));
     for days in ["0", "366", "4294967295"] {
-        let (made, _, why) = run(&["key", "create", PERSON, "--name", "x", "--expires-in-days", days]);
+        let (made, _, why) =
+            run(&["key", "create", PERSON, "--name", "x", "--expires-in-days", days]);
         assert!(!made, "{days}: {why}");
     }
     assert!(!run(&["key", "create", PERSON, "--name", "x", "--never-expires"]).0);
     assert!(!run(&["key", "create", "nobody@example.com", "--name", "x"]).0);
     let (_, list, _) = run(&["key", "list", PERSON]);
-    assert!(list.contains("active") && list.contains("laptop") && !list.contains(key.trim()), "{list}");
+    assert!(
+        list.contains("active") && list.contains("laptop") && !list.contains(key.trim()),
+        "{list}"
+    );
     assert!(run(&["key", "revoke", "1"]).0);
     assert!(!run(&["key", "revoke", "1"]).0);
     assert!(run(&["key", "list"]).1.contains("revoked"));
@@ -159,7 +173,10 @@ async fn settings_are_shown_without_secrets_and_checked_in_full() {
     let file = app.folder.path().join("bad.yaml");
     std::fs::write(&file, "server: {prot: 1, port: x}\naws: {region: Nowhere}\n").unwrap();
     let mut environment = app.environment.clone();
-    environment.retain(|(name, _)| !["BEDROCK_JWT__SECRET", "BEDROCK_AWS__REGION", "BEDROCK_SERVER__PORT"].contains(&name.as_str()));
+    environment.retain(|(name, _)| {
+        !["BEDROCK_JWT__SECRET", "BEDROCK_AWS__REGION", "BEDROCK_SERVER__PORT"]
+            .contains(&name.as_str())
+    });
     let checked = command(&environment, &["-c", file.to_str().unwrap(), "settings", "check"]);
     let problems = text(&checked.stderr);
     assert!(!checked.status.success());
@@ -184,8 +201,12 @@ async fn files_are_private() {
     use std::os::unix::fs::PermissionsExt;
     let app = spawn_app().await;
     let key = app.create_key(PERSON).await;
-    app.call(crate::helpers::MODEL, "invoke", &crate::helpers::message("hi")).bearer(&key).send().await;
-    let mode = |path: &std::path::Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    app.call(crate::helpers::MODEL, "invoke", &crate::helpers::message("hi"))
+        .bearer(&key)
+        .send()
+        .await;
+    let mode =
+        |path: &std::path::Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
 
     let data = app.folder.path().join("data");
     assert_eq!((mode(&data), mode(&data.join("test.db"))), (0o700, 0o600));

@@ -1,1 +1,284 @@
-//! x
+//! Parts that fail while calls go on: the database, the journal. `SOAK_AWAY_CALLS` sets how many calls are made while
+//! the database is away; `make soak` makes more than memory keeps.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use futures_util::StreamExt;
+use serde_json::json;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Notify,
+};
+
+use crate::helpers::{
+    Backend, MODEL, PERSON, TestServer, TestServerBuilder, eventually, message, spawn_app,
+};
+
+/// Passes connections on, until it is told to cut them.
+pub struct Relay {
+    pub address: SocketAddr,
+    open: Arc<AtomicBool>,
+    cut: Arc<Notify>,
+}
+
+impl Relay {
+    pub async fn to(target: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (open, cut) = (Arc::new(AtomicBool::new(true)), Arc::new(Notify::new()));
+        let (is_open, told) = (open.clone(), cut.clone());
+        // A thread of its own: the test's runtime may be busy.
+        listener.set_ttl(64).unwrap();
+        let listener = listener.into_std().unwrap();
+        std::thread::spawn(move || {
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async move {
+                let listener = TcpListener::from_std(listener).unwrap();
+                while let Ok((mut client, _)) = listener.accept().await {
+                    if !is_open.load(SeqCst) {
+                        continue;
+                    }
+                    let told = told.clone();
+                    tokio::spawn(async move {
+                        let Ok(mut server) = TcpStream::connect(target).await else { return };
+                        tokio::select! {
+                            _ = tokio::io::copy_bidirectional(&mut client, &mut server) => {}
+                            () = told.notified() => {}
+                        }
+                    });
+                }
+            });
+        });
+        Self { address, open, cut }
+    }
+
+    pub fn cut(&self) {
+        self.open.store(false, SeqCst);
+        self.cut.notify_waiters();
+    }
+
+    pub fn heal(&self) {
+        self.open.store(true, SeqCst);
+    }
+}
+
+/// The application on Postgres, behind a relay.
+async fn behind_a_relay(more: &[(&str, &str)]) -> (TestServer, Relay, crate::helpers::Database) {
+    let database = crate::helpers::Database::on_postgres().await;
+    let url: awc::http::Uri = database.url.parse().unwrap();
+    let target = format!("{}:{}", url.host().unwrap(), url.port_u16().unwrap_or(5432));
+    let target = tokio::net::lookup_host(target).await.unwrap().next().unwrap();
+    let relay = Relay::to(target).await;
+    let user = url.authority().unwrap().as_str().split('@').next().unwrap();
+    let through = format!("postgres://{user}@{}{}", relay.address, url.path());
+    let mut builder =
+        TestServerBuilder::new().backend(Backend::Sqlite).set("DATABASE__URL", through);
+    for (name, value) in more {
+        builder = builder.set(name, value);
+    }
+    (builder.start().await, relay, database)
+}
+
+#[actix_web::test]
+async fn with_the_database_away_calls_go_on_and_no_row_is_lost() {
+    let calls: usize =
+        std::env::var("SOAK_AWAY_CALLS").ok().and_then(|text| text.parse().ok()).unwrap_or(200);
+    let (app, relay, _database) = behind_a_relay(&[]).await;
+    let key = app.create_key(PERSON).await;
+    assert_eq!(app.call(MODEL, "invoke", &message("hi")).bearer(&key).send().await.status, 200);
+    app.settle().await;
+
+    relay.cut();
+    let made = futures_util::stream::iter(0..calls)
+        .map(|_| app.call(MODEL, "invoke", &message("hi")).bearer(&key).send())
+        .buffer_unordered(16)
+        .filter(|reply| std::future::ready(reply.status == 200))
+        .count()
+        .await;
+    let own = app.get("/api/usage/records").bearer(&key).send().await;
+    let unknown = app
+        .call(MODEL, "invoke", &message("hi"))
+        .bearer(&format!("SSOK_{}", "b".repeat(32)))
+        .send()
+        .await;
+
+    assert!(made >= calls.min(200), "{made} of {calls} calls were served from the cached identity");
+    assert_eq!(
+        (own.status.as_u16(), &own.json()["error"]["code"]),
+        (503, &json!("database_unavailable"))
+    );
+    assert_eq!(own.header("retry-after"), Some("5"));
+    assert_eq!(
+        (unknown.status.as_u16(), unknown.error_type()),
+        (503, "ServiceUnavailableException")
+    );
+
+    relay.heal();
+    let started = std::time::Instant::now();
+    let total = || async {
+        let reply = app.get("/api/usage/records?limit=1").bearer(&key).send().await;
+        if reply.status == 200 { reply.json()["total"].as_u64().unwrap() } else { 0 }
+    };
+    let expected = u64::try_from(made + 1).unwrap();
+    let all = eventually(Duration::from_secs(60), || async {
+        total().await >= expected.min(10_000) && app.shared().journal.as_ref().unwrap().depth() == 0
+    });
+    assert!(all.await, "{} of {expected} rows", total().await);
+    assert_eq!(rows_in(&app).await, expected);
+    println!(
+        "{made} calls with the database away, all {expected} rows there {:?} after it came back",
+        started.elapsed()
+    );
+}
+
+async fn rows_in(app: &TestServer) -> u64 {
+    use bedrock_sso_proxy::db::{Conn, schema::usage_records};
+    use diesel::QueryDsl;
+    let pool = app.pool().await;
+    let Conn::Postgres(connection) = &mut pool.reader().await.unwrap() else { panic!("Postgres") };
+    let count: i64 =
+        diesel_async::RunQueryDsl::get_result(usage_records::table.count(), connection.as_mut())
+            .await
+            .unwrap();
+    count.try_into().unwrap()
+}
+
+#[actix_web::test]
+async fn an_identity_is_not_trusted_for_longer_than_its_maximum_age() {
+    let (app, relay, _database) = behind_a_relay(&[("AUTH__IDENTITY_MAX_AGE_SECONDS", "1")]).await;
+    let key = app.create_key(PERSON).await;
+    assert_eq!(app.call(MODEL, "invoke", &message("hi")).bearer(&key).send().await.status, 200);
+
+    relay.cut();
+    let refused = eventually(Duration::from_secs(20), || async {
+        let reply = app.call(MODEL, "invoke", &message("hi")).bearer(&key).send().await;
+        reply.status == 503 && reply.message().contains("database")
+    });
+    assert!(refused.await);
+
+    relay.heal();
+    let served = eventually(Duration::from_secs(20), || async {
+        app.call(MODEL, "invoke", &message("hi")).bearer(&key).send().await.status == 200
+    });
+    assert!(served.await, "it heals without a restart");
+}
+
+#[actix_web::test]
+async fn what_is_not_written_when_it_stops_is_written_when_it_starts() {
+    let (mut app, relay, _database) =
+        behind_a_relay(&[("SHUTDOWN__TOKEN_TRACKING_TIMEOUT_SECONDS", "1")]).await;
+    let key = app.create_key(PERSON).await;
+    assert_eq!(app.call(MODEL, "invoke", &message("hi")).bearer(&key).send().await.status, 200);
+    app.settle().await;
+    relay.cut();
+    for _ in 0..5 {
+        assert_eq!(app.call(MODEL, "invoke", &message("hi")).bearer(&key).send().await.status, 200);
+    }
+
+    let started = std::time::Instant::now();
+    app.stopped().await;
+    assert!(started.elapsed() < Duration::from_secs(12), "{:?}", started.elapsed());
+    relay.heal();
+    app.start_again();
+
+    let all = eventually(Duration::from_secs(20), || async { rows_in(&app).await == 6 });
+    assert!(all.await, "{} rows", rows_in(&app).await);
+}
+
+#[actix_web::test]
+async fn it_waits_for_a_database_that_comes_late() {
+    let database = crate::helpers::Database::on_postgres().await;
+    let relay = {
+        let url: awc::http::Uri = database.url.parse().unwrap();
+        let target = format!("{}:{}", url.host().unwrap(), url.port_u16().unwrap_or(5432));
+        Relay::to(tokio::net::lookup_host(target).await.unwrap().next().unwrap()).await
+    };
+    relay.cut();
+    let url: awc::http::Uri = database.url.parse().unwrap();
+    let user = url.authority().unwrap().as_str().split('@').next().unwrap().to_owned();
+    let through = format!("postgres://{user}@{}{}", relay.address, url.path());
+
+    let at_once = TestServerBuilder::new().set("DATABASE__URL", &through).try_start().await;
+    let healing = {
+        let open = relay.open.clone();
+        std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(700));
+            open.store(true, SeqCst);
+        })
+    };
+    let patient = TestServerBuilder::new()
+        .set("DATABASE__URL", &through)
+        .set("DATABASE__WAIT_SECONDS", 20)
+        .try_start()
+        .await;
+
+    assert!(at_once.is_err());
+    assert!(patient.is_ok());
+    healing.join().unwrap();
+}
+
+#[actix_web::test]
+async fn a_journal_that_cannot_be_written_refuses_calls_or_serves_them_as_told() {
+    for (on_full, status, ready) in [("strict", 503, 503), ("best_effort", 200, 200)] {
+        let app = TestServerBuilder::new().set("USAGE__ON_FULL", on_full).start().await;
+        let key = app.create_key(PERSON).await;
+        let kept = app.folder.path().join("kept");
+        std::fs::rename(app.journal_dir(), &kept).unwrap();
+
+        let reply = app.call(MODEL, "invoke", &message("hi")).bearer(&key).send().await;
+        let readiness = app.get("/health/ready").send().await;
+        assert_eq!(
+            (reply.status.as_u16(), readiness.status.as_u16()),
+            (status, ready),
+            "{on_full}: {reply:?}"
+        );
+        if on_full == "strict" {
+            assert_eq!(reply.error_type(), "ServiceUnavailableException");
+            assert!(reply.message().contains("Usage cannot be recorded"));
+            assert!(app.simulator.ledger().is_empty());
+        } else {
+            let written =
+                eventually(Duration::from_secs(5), || async { app.rows(&key).await.len() == 1 });
+            assert!(written.await, "the row still reaches the database");
+        }
+
+        std::fs::rename(&kept, app.journal_dir()).unwrap();
+        let again = app.call(MODEL, "invoke", &message("hi")).bearer(&key).send().await;
+        assert_eq!(again.status, 200, "{on_full}");
+        assert_eq!(app.get("/health/ready").send().await.status, 200);
+    }
+}
+
+#[actix_web::test]
+async fn a_row_that_the_database_refuses_is_kept_aside_and_holds_up_no_other() {
+    let app = spawn_app().await;
+    let key = app.create_key(PERSON).await;
+    let pool = app.pool().await;
+    let bedrock_sso_proxy::db::Conn::Sqlite(connection) = &mut pool.writer().await.unwrap() else {
+        panic!("SQLite")
+    };
+    diesel_async::SimpleAsyncConnection::batch_execute(
+        connection.as_mut(),
+        "CREATE TRIGGER refuse BEFORE INSERT ON usage_records WHEN NEW.operation = 'converse' \
+         BEGIN SELECT RAISE(ABORT, 'refused'); END",
+    )
+    .await
+    .unwrap();
+
+    app.call(MODEL, "converse", &crate::helpers::conversation("hi")).bearer(&key).send().await;
+    app.call(MODEL, "invoke", &message("hi")).bearer(&key).send().await;
+    let rows = app.rows(&key).await;
+
+    assert_eq!(rows.len(), 1);
+    let rejected = std::fs::read_to_string(app.journal_dir().join("rejected.jsonl")).unwrap();
+    let row: serde_json::Value = serde_json::from_str(rejected.lines().next().unwrap()).unwrap();
+    assert_eq!((&row["operation"], rejected.lines().count()), (&json!("converse"), 1));
+}

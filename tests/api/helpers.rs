@@ -28,8 +28,7 @@ use tokio::{
 };
 
 pub const MODEL: &str = "us.anthropic.claude-sonnet-4-20250514-v1:0";
-pub const ARN: &str =
-    "arn:aws:bedrock:us-east-1:123456789012:inference-profile/us.anthropic.claude-sonnet-4-20250514-v1:0";
+pub const ARN: &str = "arn:aws:bedrock:us-east-1:123456789012:inference-profile/us.anthropic.claude-sonnet-4-20250514-v1:0";
 pub const SECRET: &str = "an-example-of-a-secret-with-48-characters-in-it-";
 pub const PERSON: &str = "user@example.com";
 pub const ADMIN: &str = "admin@example.com";
@@ -77,7 +76,12 @@ pub async fn spawn_app() -> TestServer {
 
 impl TestServerBuilder {
     pub fn new() -> Self {
-        Self { backend: Backend::Sqlite, settings: Vec::new(), simulator: SimulatorConfig::default(), tls: false }
+        Self {
+            backend: Backend::Sqlite,
+            settings: Vec::new(),
+            simulator: SimulatorConfig::default(),
+            tls: false,
+        }
     }
 
     pub fn backend(mut self, backend: Backend) -> Self {
@@ -112,15 +116,22 @@ impl TestServerBuilder {
         let folder = tempfile::tempdir()?;
         let simulator = Simulator::start(self.simulator.clone()).await?;
         let database = match self.backend {
-            Backend::Sqlite => Database { url: format!("sqlite://{}/data/test.db", folder.path().display()), drop: None },
+            Backend::Sqlite => Database {
+                url: format!("sqlite://{}/data/test.db", folder.path().display()),
+                drop: None,
+            },
             Backend::Postgres => Database::on_postgres().await,
         };
         if self.tls {
             let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()])?;
             std::fs::write(folder.path().join("cert.pem"), made.cert.pem())?;
             std::fs::write(folder.path().join("key.pem"), made.signing_key.serialize_pem())?;
-            for (name, file) in [("SERVER__TLS__CERT", "cert.pem"), ("SERVER__TLS__KEY", "key.pem")] {
-                self.settings.push((format!("BEDROCK_{name}"), folder.path().join(file).display().to_string()));
+            for (name, file) in [("SERVER__TLS__CERT", "cert.pem"), ("SERVER__TLS__KEY", "key.pem")]
+            {
+                self.settings.push((
+                    format!("BEDROCK_{name}"),
+                    folder.path().join(file).display().to_string(),
+                ));
             }
         }
         let base = environment(&database.url, folder.path(), &simulator);
@@ -130,7 +141,15 @@ impl TestServerBuilder {
         let scheme = if self.tls { "https" } else { "http" };
         let host = if self.tls { "localhost" } else { "127.0.0.1" };
         let url = format!("{scheme}://{host}:{}", running.address.port());
-        Ok(TestServer { url, settings, environment, simulator, running: Some(running), database, folder })
+        Ok(TestServer {
+            url,
+            settings,
+            environment,
+            simulator,
+            running: Some(running),
+            database,
+            folder,
+        })
     }
 }
 
@@ -181,7 +200,8 @@ impl Database {
 }
 
 async fn on_server(server: &str, sql: &str) {
-    let (client, connection) = tokio_postgres::connect(server, tokio_postgres::NoTls).await.expect("Postgres answers");
+    let (client, connection) =
+        tokio_postgres::connect(server, tokio_postgres::NoTls).await.expect("Postgres answers");
     let driver = tokio::spawn(connection);
     client.batch_execute(sql).await.expect("the statement runs");
     drop(client);
@@ -192,7 +212,8 @@ impl Drop for Database {
     fn drop(&mut self) {
         if let Some((server, name)) = self.drop.take() {
             let work = move || {
-                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+                let runtime =
+                    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
                 runtime.block_on(on_server(&server, &format!("DROP DATABASE {name} WITH (FORCE)")));
             };
             let _panicked = std::thread::spawn(work).join();
@@ -224,7 +245,8 @@ impl Running {
                         return Ok(0);
                     }
                 };
-                let facts = (application.address(), application.metrics_address(), application.shared());
+                let facts =
+                    (application.address(), application.metrics_address(), application.shared());
                 let _ = started.send(Ok(facts));
                 let stop = async move { drop(stopped.await) };
                 let hurry = async move {
@@ -236,7 +258,14 @@ impl Running {
             })
         });
         let (address, metrics, shared) = starting.recv()??;
-        Ok(Self { address, metrics, shared, stop: Some(stop), hurry: Some(hurry), thread: Some(thread) })
+        Ok(Self {
+            address,
+            metrics,
+            shared,
+            stop: Some(stop),
+            hurry: Some(hurry),
+            thread: Some(thread),
+        })
     }
 }
 
@@ -263,6 +292,10 @@ impl TestServer {
         format!("http://{}/metrics", self.running().metrics.expect("metrics are on"))
     }
 
+    pub fn has_metrics(&self) -> bool {
+        self.running().metrics.is_some()
+    }
+
     pub fn shared(&self) -> Arc<Shared> {
         self.running().shared.clone()
     }
@@ -282,7 +315,9 @@ impl TestServer {
         let mut conn = pool.writer().await.unwrap();
         ensure_person(&mut conn, email).await;
         let keys = Keys::new(&self.settings).unwrap();
-        let key = key::create(&mut conn, email, "test", Some(1), &self.settings.api_keys, &keys).await.unwrap();
+        let key = key::create(&mut conn, email, "test", Some(1), &self.settings.api_keys, &keys)
+            .await
+            .unwrap();
         key.as_str().to_owned()
     }
 
@@ -349,12 +384,6 @@ impl TestServer {
     pub fn begin_stop(&mut self) {
         let running = self.running.as_mut().expect("it runs");
         let _already = running.stop.take().map(|stop| stop.send(()));
-    }
-
-    /// Sends the second.
-    pub fn hurry(&mut self) {
-        let running = self.running.as_mut().expect("it runs");
-        let _already = running.hurry.take().map(|hurry| hurry.send(()));
     }
 
     /// Waits for the end; answers how many calls and streams were cut.
@@ -482,7 +511,8 @@ impl Request {
     }
 
     async fn try_open(self) -> Option<awc::ClientResponse> {
-        let mut request = client().request(self.method.parse().unwrap(), self.url.as_str()).no_decompress();
+        let mut request =
+            client().request(self.method.parse().unwrap(), self.url.as_str()).no_decompress();
         for (name, value) in &self.headers {
             request = request.append_header((name.as_str(), value.as_str()));
         }
@@ -497,7 +527,8 @@ impl Request {
     /// As [`Self::send`], for a service that may be gone. Over plain HTTP it reads the connection itself: awc would take
     /// a connection that is closed in the middle of a body for the body's end.
     pub async fn try_send(self) -> Option<Reply> {
-        let (host, path) = self.url.strip_prefix("http://").expect("plain HTTP").split_once('/').expect("a path");
+        let (host, path) =
+            self.url.strip_prefix("http://").expect("plain HTTP").split_once('/').expect("a path");
         let mut head = format!("{} /{path} HTTP/1.1\r\nhost: {host}\r\n", self.method);
         if !self.headers.iter().any(|(name, _)| name == "connection") {
             head.push_str("connection: close\r\n");
@@ -528,7 +559,9 @@ impl Request {
 fn unchunk(mut body: &[u8]) -> (Bytes, bool) {
     let mut whole = BytesMut::new();
     while let Some(line) = body.windows(2).position(|window| window == b"\r\n") {
-        let size = std::str::from_utf8(&body[..line]).ok().and_then(|text| usize::from_str_radix(text, 16).ok());
+        let size = std::str::from_utf8(&body[..line])
+            .ok()
+            .and_then(|text| usize::from_str_radix(text, 16).ok());
         let size = size.expect("the size of a chunk");
         if size == 0 {
             return (whole.freeze(), true);
@@ -567,11 +600,14 @@ impl Reply {
         }
         let body = &answer[end + 4..];
         let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-        let (body, complete) = match text("content-length").and_then(|length| length.parse::<usize>().ok()) {
-            Some(length) => (Bytes::copy_from_slice(&body[..length.min(body.len())]), body.len() >= length),
-            None if text("transfer-encoding") == Some("chunked") => unchunk(body),
-            None => (Bytes::new(), true),
-        };
+        let (body, complete) =
+            match text("content-length").and_then(|length| length.parse::<usize>().ok()) {
+                Some(length) => {
+                    (Bytes::copy_from_slice(&body[..length.min(body.len())]), body.len() >= length)
+                }
+                None if text("transfer-encoding") == Some("chunked") => unchunk(body),
+                None => (Bytes::new(), true),
+            };
         Some(Self { status, headers, body, complete })
     }
 
@@ -580,7 +616,8 @@ impl Reply {
     }
 
     pub fn json(&self) -> Value {
-        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {:?}", self.body))
+        serde_json::from_slice(&self.body)
+            .unwrap_or_else(|error| panic!("{error}: {:?}", self.body))
     }
 
     /// The text of an error in Bedrock's shape.

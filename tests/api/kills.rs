@@ -14,7 +14,8 @@ const STREAM: &str = "invoke-with-response-stream";
 
 #[actix_web::test]
 async fn no_finished_call_is_lost_or_doubled_when_the_process_is_killed() {
-    let trials: u64 = std::env::var("SOAK_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(10);
+    let trials: u64 =
+        std::env::var("SOAK_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(10);
     let mut process = Process::start_with(&[("BEDROCK_USAGE__BATCH_DELAY_MS", "300")]).await;
     let key = process.create_key();
     let mut finished: Vec<String> = Vec::new();
@@ -35,7 +36,9 @@ async fn no_finished_call_is_lost_or_doubled_when_the_process_is_killed() {
                     let body = message(&format!("@sim:{scenario}"));
                     let reply = process.call(MODEL, operation, &body).bearer(key).try_send().await;
                     match reply {
-                        Some(reply) if is_whole(&reply) => done.push(reply.header("x-amzn-requestid").unwrap().to_owned()),
+                        Some(reply) if is_whole(&reply) => {
+                            done.push(reply.header("x-amzn-requestid").unwrap().to_owned())
+                        }
                         _ => return done,
                     }
                 }
@@ -53,8 +56,13 @@ async fn no_finished_call_is_lost_or_doubled_when_the_process_is_killed() {
     }
 
     let rows = all_rows(&process, &key, &finished).await;
-    let ledger: HashMap<String, _> =
-        process.simulator.ledger().calls().into_iter().map(|call| (call.request_id.clone(), call)).collect();
+    let ledger: HashMap<String, _> = process
+        .simulator
+        .ledger()
+        .calls()
+        .into_iter()
+        .map(|call| (call.request_id.clone(), call))
+        .collect();
     let mut seen: HashMap<&str, &Value> = HashMap::new();
     for row in &rows {
         if let Some(id) = row["upstream_request_id"].as_str() {
@@ -62,14 +70,27 @@ async fn no_finished_call_is_lost_or_doubled_when_the_process_is_killed() {
         }
     }
     for id in &finished {
-        let row = seen.get(id.as_str()).unwrap_or_else(|| panic!("the finished call {id} has no row"));
+        let row =
+            seen.get(id.as_str()).unwrap_or_else(|| panic!("the finished call {id} has no row"));
         let usage = ledger[id].usage.unwrap();
         assert_eq!(row["outcome"], "success", "{row}");
-        assert_eq!((row["input_tokens"].as_u64(), row["output_tokens"].as_u64()), (Some(usage.input), Some(usage.output)));
+        assert_eq!(
+            (row["input_tokens"].as_u64(), row["output_tokens"].as_u64()),
+            (Some(usage.input), Some(usage.output))
+        );
     }
     let interrupted = rows.iter().filter(|row| row["outcome"] == "interrupted").count();
-    assert!(rows.len() <= ledger.len() + interrupted, "{} rows for {} calls", rows.len(), ledger.len());
-    assert!(finished.len() as u64 > trials, "{} calls in {trials} trials prove little", finished.len());
+    assert!(
+        rows.len() <= ledger.len() + interrupted,
+        "{} rows for {} calls",
+        rows.len(),
+        ledger.len()
+    );
+    assert!(
+        finished.len() as u64 > trials,
+        "{} calls in {trials} trials prove little",
+        finished.len()
+    );
     println!(
         "{trials} kills: {} calls finished, none lost or doubled; {} rows in all, {interrupted} interrupted; {} calls reached upstream",
         finished.len(),
@@ -88,7 +109,12 @@ async fn all_rows(process: &Process, key: &str, finished: &[String]) -> Vec<Valu
         let mut rows = Vec::new();
         let mut cursor = String::new();
         loop {
-            let page = process.get(&format!("/api/usage/records?limit=500{cursor}")).bearer(key).send().await.json();
+            let page = process
+                .get(&format!("/api/usage/records?limit=500{cursor}"))
+                .bearer(key)
+                .send()
+                .await
+                .json();
             rows.extend(page["records"].as_array().unwrap().iter().cloned());
             match page["next_cursor"].as_str() {
                 Some(next) => cursor = format!("&cursor={next}"),
@@ -98,7 +124,8 @@ async fn all_rows(process: &Process, key: &str, finished: &[String]) -> Vec<Valu
     };
     let complete = eventually(Duration::from_secs(20), || async {
         let rows = read().await;
-        let known: std::collections::HashSet<_> = rows.iter().filter_map(|row| row["upstream_request_id"].as_str()).collect();
+        let known: std::collections::HashSet<_> =
+            rows.iter().filter_map(|row| row["upstream_request_id"].as_str()).collect();
         finished.iter().all(|id| known.contains(id.as_str()))
     });
     let _the_caller_says_what_is_missing = complete.await;

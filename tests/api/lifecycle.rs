@@ -10,8 +10,8 @@ use bedrock_sso_proxy::simulator::{Simulator, SimulatorConfig};
 use serde_json::{Value, json};
 
 use crate::helpers::{
-    ADMIN, MODEL, PERSON, Reply, Request, TestServerBuilder, command, environment, eventually, message, request_to,
-    spawn_app,
+    ADMIN, MODEL, PERSON, Reply, Request, TestServerBuilder, command, environment, eventually,
+    message, request_to, spawn_app,
 };
 
 const STREAM: &str = "invoke-with-response-stream";
@@ -38,7 +38,8 @@ impl Process {
         let mut environment = environment(&database, folder.path(), &simulator);
         environment.retain(|(name, _)| name != "BEDROCK_LOGGING__LEVEL");
         environment.push(("BEDROCK_LOGGING__FORMAT".into(), "json".into()));
-        environment.extend(more.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+        environment
+            .extend(more.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
         let (child, url) = serve(&environment);
         Self { child, url, environment, simulator, _folder: folder }
     }
@@ -67,7 +68,8 @@ impl Process {
     }
 
     pub fn signal(&self, name: &str) {
-        let sent = Command::new("kill").args([name, &self.child.id().to_string()]).status().unwrap();
+        let sent =
+            Command::new("kill").args([name, &self.child.id().to_string()]).status().unwrap();
         assert!(sent.success());
     }
 
@@ -107,7 +109,8 @@ fn serve(environment: &[(String, String)]) -> (Child, String) {
         .by_ref()
         .map_while(Result::ok)
         .find_map(|line| {
-            let line: Value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"));
+            let line: Value =
+                serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"));
             (line["message"] == "listening").then(|| line["address"].as_str().unwrap().to_owned())
         })
         .expect("it logs where it listens");
@@ -122,15 +125,24 @@ async fn fifty_live_streams_finish_while_the_service_stops() {
     let key = app.create_key(PERSON).await;
     let streams: Vec<_> = (0..50)
         .map(|_| {
-            let request = app.call(MODEL, STREAM, &message("@sim:stream events=40 delay_ms=25")).bearer(&key);
+            let request =
+                app.call(MODEL, STREAM, &message("@sim:stream events=40 delay_ms=25")).bearer(&key);
             actix_web::rt::spawn(request.send())
         })
         .collect();
     let ledger = app.simulator.ledger().clone();
-    assert!(ledger.wait_for(|calls| calls.len() == 50 && calls.iter().all(|call| call.usage.is_some()), Duration::from_secs(10)).await);
+    assert!(
+        ledger
+            .wait_for(
+                |calls| calls.len() == 50 && calls.iter().all(|call| call.usage.is_some()),
+                Duration::from_secs(10)
+            )
+            .await
+    );
 
     let cut = app.stopped().await;
-    let replies: Vec<Reply> = futures_util::future::join_all(streams).await.into_iter().map(Result::unwrap).collect();
+    let replies: Vec<Reply> =
+        futures_util::future::join_all(streams).await.into_iter().map(Result::unwrap).collect();
 
     assert_eq!(cut, 0);
     assert!(replies.iter().all(|reply| reply.complete && reply.frames().len() > 40));
@@ -138,7 +150,8 @@ async fn fifty_live_streams_finish_while_the_service_stops() {
     let rows = app.rows(&key).await;
     assert_eq!(rows.len(), 50);
     assert!(rows.iter().all(|row| row["outcome"] == "success"));
-    let mut output: Vec<_> = rows.iter().map(|row| row["output_tokens"].as_u64().unwrap()).collect();
+    let mut output: Vec<_> =
+        rows.iter().map(|row| row["output_tokens"].as_u64().unwrap()).collect();
     let mut served: Vec<_> = ledger.calls().iter().map(|call| call.usage.unwrap().output).collect();
     output.sort_unstable();
     served.sort_unstable();
@@ -153,11 +166,20 @@ async fn what_outlasts_the_grace_period_is_cut_with_an_exception_and_a_row() {
         .start()
         .await;
     let key = app.create_key(PERSON).await;
-    let endless = app.call(MODEL, STREAM, &message("@sim:stream events=5000 delay_ms=20")).bearer(&key);
+    let endless =
+        app.call(MODEL, STREAM, &message("@sim:stream events=5000 delay_ms=20")).bearer(&key);
     let hanging = app.call(MODEL, "invoke", &message("@sim:hang")).bearer(&key);
-    let (endless, hanging) = (actix_web::rt::spawn(endless.send()), actix_web::rt::spawn(hanging.send()));
+    let (endless, hanging) =
+        (actix_web::rt::spawn(endless.send()), actix_web::rt::spawn(hanging.send()));
     let ledger = app.simulator.ledger().clone();
-    assert!(ledger.wait_for(|calls| calls.len() == 2 && calls.iter().any(|call| call.usage.is_some()), Duration::from_secs(10)).await);
+    assert!(
+        ledger
+            .wait_for(
+                |calls| calls.len() == 2 && calls.iter().any(|call| call.usage.is_some()),
+                Duration::from_secs(10)
+            )
+            .await
+    );
 
     let started = Instant::now();
     let cut = app.stopped().await;
@@ -180,13 +202,19 @@ async fn what_outlasts_the_grace_period_is_cut_with_an_exception_and_a_row() {
 async fn a_second_signal_makes_haste() {
     let mut process = Process::start().await;
     let key = process.create_key();
-    let request = process.call(MODEL, STREAM, &message("@sim:stream events=5000 delay_ms=20")).bearer(&key);
+    let request =
+        process.call(MODEL, STREAM, &message("@sim:stream events=5000 delay_ms=20")).bearer(&key);
     let stream = actix_web::rt::spawn(request.send());
-    let began = process.simulator.ledger().wait_for(|calls| calls.iter().any(|c| c.usage.is_some()), Duration::from_secs(10));
+    let began = process
+        .simulator
+        .ledger()
+        .wait_for(|calls| calls.iter().any(|c| c.usage.is_some()), Duration::from_secs(10));
     assert!(began.await);
 
     process.signal("-TERM");
-    let refused = eventually(Duration::from_secs(5), || async { std::net::TcpStream::connect(process.url.trim_start_matches("http://")).is_err() });
+    let refused = eventually(Duration::from_secs(5), || async {
+        std::net::TcpStream::connect(process.url.trim_start_matches("http://")).is_err()
+    });
     assert!(refused.await, "it stops accepting");
     let started = Instant::now();
     process.signal("-TERM");
@@ -230,7 +258,9 @@ async fn during_the_pre_drain_it_serves_and_says_that_it_drains() {
 async fn health_tells_each_part_to_an_admin() {
     let app = spawn_app().await;
     let token = app.create_token(ADMIN).await;
-    let ready = eventually(Duration::from_secs(5), || async { app.get("/health").send().await.status == 200 });
+    let ready = eventually(Duration::from_secs(5), || async {
+        app.get("/health").send().await.status == 200
+    });
     assert!(ready.await);
 
     let all = app.get("/health?check=all").bearer(&token).send().await;
@@ -239,14 +269,22 @@ async fn health_tells_each_part_to_an_admin() {
 
     let parts: Vec<_> = all.json()["checks"].as_object().unwrap().keys().cloned().collect();
     assert_eq!(parts, ["actors", "aws", "cache", "database", "journal", "jwt"]);
-    assert!(all.json()["checks"].as_object().unwrap().values().all(|check| check["status"] == "ok"), "{:?}", all.json());
+    assert!(
+        all.json()["checks"].as_object().unwrap().values().all(|check| check["status"] == "ok"),
+        "{:?}",
+        all.json()
+    );
     assert_eq!(one.json()["checks"].as_object().unwrap().len(), 1);
-    assert_eq!((unknown.status.as_u16(), &unknown.json()["error"]["field"]), (400, &json!("check")));
+    assert_eq!(
+        (unknown.status.as_u16(), &unknown.json()["error"]["field"]),
+        (400, &json!("check"))
+    );
 }
 
 #[actix_web::test]
 async fn metrics_count_what_happened_on_a_listener_of_their_own() {
-    let app = TestServerBuilder::new().set("METRICS__TOKEN", "a-token-for-the-metrics").start().await;
+    let app =
+        TestServerBuilder::new().set("METRICS__TOKEN", "a-token-for-the-metrics").start().await;
     let key = app.create_key(PERSON).await;
     app.call(MODEL, STREAM, &message("hi")).bearer(&key).send().await;
     app.call(MODEL, "invoke", &message("hi")).bearer(&key).send().await;
@@ -256,7 +294,8 @@ async fn metrics_count_what_happened_on_a_listener_of_their_own() {
 
     let metrics_url = app.metrics_url();
     let refused = request_to("GET", "", &metrics_url).send().await;
-    let metrics = request_to("GET", "", &metrics_url).bearer("a-token-for-the-metrics").send().await;
+    let metrics =
+        request_to("GET", "", &metrics_url).bearer("a-token-for-the-metrics").send().await;
     let not_here = app.get("/metrics").send().await;
 
     assert_eq!((refused.status.as_u16(), not_here.status.as_u16()), (401, 404));
@@ -294,7 +333,9 @@ async fn a_log_line_is_json_with_a_request_id_and_no_secret() {
         .spawn()
         .unwrap();
     let read = || std::fs::read_to_string(folder.path().join("log")).unwrap();
-    assert!(eventually(Duration::from_secs(10), || async { read().contains("\"listening\"") }).await);
+    assert!(
+        eventually(Duration::from_secs(10), || async { read().contains("\"listening\"") }).await
+    );
     let text = read();
     let line = text.lines().find(|line| line.contains("\"listening\"")).unwrap();
     let line: Value = serde_json::from_str(line).unwrap();
@@ -318,10 +359,22 @@ async fn a_log_line_is_json_with_a_request_id_and_no_secret() {
 
     let text = read();
     let known = SimulatorConfig::default();
-    for canary in [key.as_str(), prompt, "query-canary", "header-canary", &known.secret_access_key, crate::helpers::SECRET, "simulated reply"] {
+    for canary in [
+        key.as_str(),
+        prompt,
+        "query-canary",
+        "header-canary",
+        &known.secret_access_key,
+        crate::helpers::SECRET,
+        "simulated reply",
+    ] {
         assert!(!text.contains(canary), "the log holds {canary}");
     }
-    let access = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()).find(|line| line["message"] == "answered" && line["status"] == 200).unwrap();
+    let access = text
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap())
+        .find(|line| line["message"] == "answered" && line["status"] == 200)
+        .unwrap();
     assert_eq!(access["span"]["request_id"], id);
     assert_eq!(access["span"]["model"], MODEL);
     assert_eq!(access["span"]["method"], "POST");
@@ -335,7 +388,12 @@ async fn the_health_command_tells_by_its_exit_code() {
     let port = app.address().port().to_string();
     let mut environment = app.environment.clone();
     environment.push(("BEDROCK_SERVER__PORT".into(), port));
-    assert!(eventually(Duration::from_secs(5), || async { command(&environment, &["health"]).status.success() }).await);
+    assert!(
+        eventually(Duration::from_secs(5), || async {
+            command(&environment, &["health"]).status.success()
+        })
+        .await
+    );
 
     app.stopped().await;
 

@@ -1,7 +1,12 @@
 //! Tests of the assembled application, from outside: the real service on port 0, a simulated Bedrock behind it, and
 //! real databases.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests and their helpers")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "tests and their helpers"
+)]
 
 mod auth;
 mod bedrock;

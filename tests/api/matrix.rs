@@ -79,7 +79,9 @@ async fn walk(docs: bool) {
         for credential in ALL {
             let path = match path {
                 // The model id of count_tokens is a foundation id.
-                path if path.ends_with("count-tokens") => path.replace("{model_id}", "anthropic.claude-sonnet-4-20250514-v1:0"),
+                path if path.ends_with("count-tokens") => {
+                    path.replace("{model_id}", "anthropic.claude-sonnet-4-20250514-v1:0")
+                }
                 path => (*path).to_owned(),
             };
             let wanted = match access {
@@ -91,7 +93,11 @@ async fn walk(docs: bool) {
 
             let reply = held.on(request(&app, method, &path), credential).send().await;
 
-            assert_eq!(reply.status.as_u16(), wanted, "{method} {path} with {credential:?}: {reply:?}");
+            assert_eq!(
+                reply.status.as_u16(),
+                wanted,
+                "{method} {path} with {credential:?}: {reply:?}"
+            );
             if wanted == 401 {
                 assert!(reply.header("www-authenticate").is_some(), "{method} {path}");
             }

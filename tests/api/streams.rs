@@ -9,7 +9,9 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::helpers::{MODEL, PERSON, Reply, TestServer, TestServerBuilder, conversation, message, spawn_app};
+use crate::helpers::{
+    MODEL, PERSON, Reply, TestServer, TestServerBuilder, conversation, message, spawn_app,
+};
 
 const STREAM: &str = "invoke-with-response-stream";
 
@@ -26,7 +28,9 @@ fn events(reply: &Reply) -> Vec<serde_json::Value> {
         .filter(|(kind, _, _)| kind == "event")
         .map(|(_, _, payload)| {
             let chunk: serde_json::Value = serde_json::from_slice(payload).unwrap();
-            let bytes = base64::engine::general_purpose::STANDARD.decode(chunk["bytes"].as_str().unwrap()).unwrap();
+            let bytes = base64::engine::general_purpose::STANDARD
+                .decode(chunk["bytes"].as_str().unwrap())
+                .unwrap();
             serde_json::from_slice(&bytes).unwrap()
         })
         .collect()
@@ -48,7 +52,10 @@ async fn a_stream_arrives_whole_however_upstream_cuts_it_into_pieces() {
         assert!(events.last().unwrap()["amazon-bedrock-invocationMetrics"].is_object());
         let usage = app.last_call().usage.unwrap();
         let row = app.row(&key).await;
-        assert_eq!((&row["output_tokens"], &row["outcome"]), (&json!(usage.output), &json!("success")));
+        assert_eq!(
+            (&row["output_tokens"], &row["outcome"]),
+            (&json!(usage.output), &json!("success"))
+        );
     }
 }
 
@@ -56,7 +63,8 @@ async fn a_stream_arrives_whole_however_upstream_cuts_it_into_pieces() {
 async fn events_are_passed_on_as_they_come() {
     let app = spawn_app().await;
     let key = app.create_key(PERSON).await;
-    let request = app.call(MODEL, STREAM, &message("@sim:stream events=40 delay_ms=25")).bearer(&key);
+    let request =
+        app.call(MODEL, STREAM, &message("@sim:stream events=40 delay_ms=25")).bearer(&key);
 
     let started = Instant::now();
     let mut response = request.open().await;
@@ -67,9 +75,14 @@ async fn events_are_passed_on_as_they_come() {
     }
 
     assert!(!first.is_empty());
-    assert!(first_after * 3 < started.elapsed(), "the first piece came after {first_after:?} of {:?}", started.elapsed());
+    assert!(
+        first_after * 3 < started.elapsed(),
+        "the first piece came after {first_after:?} of {:?}",
+        started.elapsed()
+    );
     let row = app.row(&key).await;
-    let (first, whole) = (row["time_to_first_byte_ms"].as_i64().unwrap(), row["response_time_ms"].as_i64().unwrap());
+    let (first, whole) =
+        (row["time_to_first_byte_ms"].as_i64().unwrap(), row["response_time_ms"].as_i64().unwrap());
     assert!(first * 3 < whole, "{first} of {whole}");
 }
 
@@ -77,9 +90,18 @@ async fn events_are_passed_on_as_they_come() {
 async fn every_usage_of_a_stream_equals_the_ledger() {
     let app = spawn_app().await;
     let key = app.create_key(PERSON).await;
-    for scenario in
-        ["plain", "multidelta", "cacheonlystart", "cacheonlystop", "metricsonly", "metricsonly only=1", "thinking", "tools", "oneframe kb=600", "large kb=300"]
-    {
+    for scenario in [
+        "plain",
+        "multidelta",
+        "cacheonlystart",
+        "cacheonlystop",
+        "metricsonly",
+        "metricsonly only=1",
+        "thinking",
+        "tools",
+        "oneframe kb=600",
+        "large kb=300",
+    ] {
         let mut body = message(&format!("@sim:{scenario}"));
         if scenario == "tools" {
             body["tools"] = json!([{"name": "get_weather", "input_schema": {"type": "object", "properties": {"city": {"type": "string"}}}}]);
@@ -98,26 +120,40 @@ async fn every_usage_of_a_stream_equals_the_ledger() {
         assert_eq!(read("output_tokens"), usage.output, "{scenario}: {row}");
         assert_eq!(read("cache_read_tokens"), usage.cache_read, "{scenario}: {row}");
         assert_eq!(read("cache_write_tokens"), usage.cache_write(), "{scenario}: {row}");
-        assert_eq!((&row["outcome"], &row["estimated"]), (&json!("success"), &json!(false)), "{scenario}: {row}");
+        assert_eq!(
+            (&row["outcome"], &row["estimated"]),
+            (&json!("success"), &json!(false)),
+            "{scenario}: {row}"
+        );
     }
-    let reply = app.call(MODEL, "converse-stream", &conversation("@sim:plain")).bearer(&key).send().await;
+    let reply =
+        app.call(MODEL, "converse-stream", &conversation("@sim:plain")).bearer(&key).send().await;
     let usage = app.last_call().usage.unwrap();
     let row = app.row(&key).await;
     assert!(reply.complete);
-    assert_eq!((&row["output_tokens"], &row["stop_reason"]), (&json!(usage.output), &json!("end_turn")));
+    assert_eq!(
+        (&row["output_tokens"], &row["stop_reason"]),
+        (&json!(usage.output), &json!("end_turn"))
+    );
 }
 
 #[actix_web::test]
 async fn nonsense_from_upstream_is_missing_and_not_a_panic() {
     let app = spawn_app().await;
     let key = app.create_key(PERSON).await;
-    for (operation, scenario) in [(STREAM, "nonsense"), ("invoke", "nonsense"), (STREAM, "nousage"), ("invoke", "nousage")] {
+    for (operation, scenario) in
+        [(STREAM, "nonsense"), ("invoke", "nonsense"), (STREAM, "nousage"), ("invoke", "nousage")]
+    {
         let body = message(&format!("@sim:{scenario}"));
         let reply = app.call(MODEL, operation, &body).bearer(&key).send().await;
 
         assert!(reply.complete && reply.status == 200, "{scenario}");
         let row = app.row(&key).await;
-        assert_eq!((&row["outcome"], &row["estimated"]), (&json!("success"), &json!(true)), "{scenario}: {row}");
+        assert_eq!(
+            (&row["outcome"], &row["estimated"]),
+            (&json!("success"), &json!(true)),
+            "{scenario}: {row}"
+        );
     }
 }
 
@@ -161,7 +197,11 @@ async fn an_end_that_is_none_never_looks_like_one() {
         ("badcrc after=3 kind=prelude", "upstream_cut", Some("modelStreamErrorException")),
         ("badlen after=3", "upstream_cut", Some("modelStreamErrorException")),
         ("garbage after=3", "upstream_cut", Some("modelStreamErrorException")),
-        ("badcrc after=3 kind=message coalesce=1", "upstream_cut", Some("modelStreamErrorException")),
+        (
+            "badcrc after=3 kind=message coalesce=1",
+            "upstream_cut",
+            Some("modelStreamErrorException"),
+        ),
         ("badcrc after=3 kind=message split=1", "upstream_cut", None),
     ] {
         let reply = stream(&app, &key, scenario).await;
@@ -175,10 +215,18 @@ async fn an_end_that_is_none_never_looks_like_one() {
             assert_eq!((last.0.as_str(), last.1.as_str()), ("exception", exception), "{scenario}");
         }
         let row = app.row(&key).await;
-        assert_eq!((&row["outcome"], &row["estimated"]), (&json!(outcome), &json!(true)), "{scenario}: {row}");
+        assert_eq!(
+            (&row["outcome"], &row["estimated"]),
+            (&json!(outcome), &json!(true)),
+            "{scenario}: {row}"
+        );
         assert_eq!(row["input_tokens"], app.last_call().usage.unwrap().input, "{scenario}");
     }
-    let converse = app.call(MODEL, "converse-stream", &conversation("@sim:cut_boundary after=3")).bearer(&key).send().await;
+    let converse = app
+        .call(MODEL, "converse-stream", &conversation("@sim:cut_boundary after=3"))
+        .bearer(&key)
+        .send()
+        .await;
     assert!(!converse.complete, "Converse without metadata has no end either");
 }
 
@@ -204,9 +252,14 @@ async fn a_client_that_leaves_ends_the_call_within_a_second() {
         }
 
         let left = Instant::now();
-        let aborted = ledger.wait_for(|calls| calls.last().unwrap().aborted, Duration::from_secs(5)).await;
+        let aborted =
+            ledger.wait_for(|calls| calls.last().unwrap().aborted, Duration::from_secs(5)).await;
 
-        assert!(aborted && left.elapsed() < Duration::from_secs(1), "{scenario}: {:?}", left.elapsed());
+        assert!(
+            aborted && left.elapsed() < Duration::from_secs(1),
+            "{scenario}: {:?}",
+            left.elapsed()
+        );
         let row = app.row(&key).await;
         assert_eq!(row["outcome"], "client_disconnect", "{scenario}: {row}");
         let seen = app.last_call().usage.map(|usage| usage.input);
@@ -219,13 +272,17 @@ async fn a_client_that_leaves_ends_the_call_within_a_second() {
 async fn with_drain_a_stream_is_read_to_its_end_without_its_client() {
     let app = TestServerBuilder::new().set("USAGE__ON_DISCONNECT", "drain").start().await;
     let key = app.create_key(PERSON).await;
-    let request = app.call(MODEL, STREAM, &message("@sim:stream events=30 delay_ms=10")).bearer(&key);
+    let request =
+        app.call(MODEL, STREAM, &message("@sim:stream events=30 delay_ms=10")).bearer(&key);
 
     let mut response = request.open().await;
     response.next().await.unwrap().unwrap();
     drop(response);
-    let finished =
-        app.simulator.ledger().wait_for(|calls| calls.last().unwrap().finished, Duration::from_secs(5)).await;
+    let finished = app
+        .simulator
+        .ledger()
+        .wait_for(|calls| calls.last().unwrap().finished, Duration::from_secs(5))
+        .await;
 
     assert!(finished);
     let row = app.row(&key).await;

@@ -1,0 +1,31 @@
+.PHONY: help run demo test soak lint bench migrate seed
+
+help:    ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+
+run:     ## Run the service with config.yaml, or with settings from the environment
+	cargo run --locked -- serve
+
+demo:    ## Run everything on this machine: no AWS account, no database server (PORT=3000)
+	cargo run --locked -- demo --port $(or $(PORT),3000)
+
+test:    ## Run all tests; finds or starts the servers they need
+	scripts/test
+
+soak:    ## Run the long trials: 200 kills, and more calls without a database than memory keeps
+	SOAK_KILLS=200 SOAK_AWAY_CALLS=25000 scripts/test --test api -- --nocapture --test-threads 1 \
+		kills:: faults::with_the_database_away lifecycle::fifty
+
+lint:    ## Check formatting, lints and dependencies
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+	cargo deny --locked check bans licenses sources
+
+bench:   ## Measure against nginx and a direct call; prints ratios
+	scripts/bench
+
+migrate: ## Apply database migrations
+	cargo run --locked -- migrate up
+
+seed:    ## Prepare the database
+	cargo run --locked -- init
