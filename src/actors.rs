@@ -1,13 +1,22 @@
-//! The actors: who owns which state, how they start, and what the rest of the service holds of them.
+//! The actors: who owns which state, how they start, and what the rest of the service holds of them. One that
+//! crashes is started again within a second, at the same place.
 
 pub mod auth;
 pub mod credentials;
 pub mod streams;
 pub mod usage;
 
-use std::sync::Arc;
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
+    time::{Duration, Instant},
+};
 
-use actix::{Actor, Addr, Arbiter, Supervisor};
+use actix::{Actor, Addr, Arbiter, ArbiterHandle, Context, Handler, Message};
+use arc_swap::ArcSwap;
 
 use crate::{
     auth::{AdminRule, keys::Keys},
@@ -25,16 +34,90 @@ use usage::UsageRecorder;
 
 /// Messages that may wait for an actor; a sender that finds its mailbox full is told so.
 const MAILBOX: usize = 4096;
+/// How often it is looked whether an actor has crashed.
+const LOOK: Duration = Duration::from_millis(250);
+/// This many crashes within [`CRASH_WINDOW`] end readiness: starting again does not help.
+const CRASHES: usize = 3;
+const CRASH_WINDOW: Duration = Duration::from_secs(60);
 
-/// The addresses, and what the actors publish for reading without a message.
+/// Are you there?
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Ping;
+
+/// Panic, so that a test can see what happens then. Not in release builds.
+#[cfg(debug_assertions)]
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Crash;
+
+macro_rules! answers_pings {
+    ($($actor:ty),*) => {$(
+        impl Handler<Ping> for $actor {
+            type Result = ();
+            fn handle(&mut self, _: Ping, _: &mut Self::Context) {}
+        }
+        #[cfg(debug_assertions)]
+        impl Handler<Crash> for $actor {
+            type Result = ();
+            #[expect(clippy::panic, reason = "that is what it is for")]
+            fn handle(&mut self, _: Crash, _: &mut Self::Context) {
+                panic!("a test asked for it");
+            }
+        }
+    )*};
+}
+answers_pings!(AuthActor, CredentialsActor, UsageRecorder, StreamSupervisor);
+
+/// Where an actor can be reached, also after it had to be started again.
+pub struct Place<A: Actor> {
+    current: Arc<ArcSwap<Addr<A>>>,
+    start: Arc<dyn Fn() -> Addr<A> + Send + Sync>,
+}
+
+impl<A: Actor> Clone for Place<A> {
+    fn clone(&self) -> Self {
+        Self { current: self.current.clone(), start: self.start.clone() }
+    }
+}
+
+impl<A: Actor<Context = Context<A>>> Place<A> {
+    /// Starts an actor on a thread; `make` is called again for each new start.
+    fn start(thread: ArbiterHandle, make: impl Fn() -> A + Send + Sync + Clone + 'static) -> Self {
+        let start = move || {
+            let make = make.clone();
+            A::start_in_arbiter(&thread, move |context| {
+                context.set_mailbox_capacity(MAILBOX);
+                make()
+            })
+        };
+        Self { current: Arc::new(ArcSwap::from_pointee(start())), start: Arc::new(start) }
+    }
+
+    pub fn address(&self) -> Addr<A> {
+        Addr::clone(&self.current.load())
+    }
+
+    /// Starts it again if it is gone. Answers whether it was.
+    fn revive(&self) -> bool {
+        let gone = !self.current.load().connected();
+        if gone {
+            self.current.store(Arc::new((self.start)()));
+        }
+        gone
+    }
+}
+
+/// The actors, and what they publish for reading without a message.
 #[derive(Clone)]
 pub struct Actors {
-    pub auth: Addr<AuthActor>,
+    pub auth: Place<AuthActor>,
     pub known: Arc<Known>,
-    pub credentials: Addr<CredentialsActor>,
+    pub credentials: Place<CredentialsActor>,
     pub authorization: Current,
-    pub streams: Addr<StreamSupervisor>,
-    pub usage: Addr<UsageRecorder>,
+    pub streams: Place<StreamSupervisor>,
+    pub usage: Place<UsageRecorder>,
+    unstable: Arc<AtomicBool>,
 }
 
 /// The threads that the actors run on; stopped last.
@@ -64,29 +147,53 @@ impl Actors {
         let known = Arc::new(Known::new(&settings.cache, &settings.auth));
         let authorization = Current::default();
 
-        let (db, admins, cache) =
-            (pool.clone(), AdminRule::new(&settings.admin), settings.cache.clone());
-        let (fills, counts) = (known.clone(), metrics.clone());
-        let auth = Supervisor::start_in_arbiter(&threads.auth.handle(), move |context| {
-            context.set_mailbox_capacity(MAILBOX);
-            AuthActor::new(db, keys, admins, fills, &cache, counts)
-        });
-        let (source, current) = (Source::new(&settings.aws), authorization.clone());
-        let credentials = Supervisor::start_in_arbiter(&threads.auth.handle(), move |context| {
-            context.set_mailbox_capacity(MAILBOX);
-            CredentialsActor::new(source, current)
-        });
-        let actor = UsageRecorder::new(pool.clone(), journal, &settings.usage, metrics.clone());
-        let usage = Supervisor::start_in_arbiter(&threads.background.handle(), move |context| {
-            context.set_mailbox_capacity(MAILBOX);
-            actor
-        });
+        let auth = {
+            let (pool, keys, admins) = (pool.clone(), Arc::new(keys), AdminRule::new(&settings.admin));
+            let (known, cache, metrics) = (known.clone(), settings.cache.clone(), metrics.clone());
+            Place::start(threads.auth.handle(), move || {
+                AuthActor::new(pool.clone(), keys.clone(), admins.clone(), known.clone(), &cache, metrics.clone())
+            })
+        };
+        let credentials = {
+            let (source, current) = (Source::new(&settings.aws), authorization.clone());
+            Place::start(threads.auth.handle(), move || CredentialsActor::new(source.clone(), current.clone()))
+        };
+        let usage = {
+            let (pool, settings, metrics) = (pool.clone(), settings.usage.clone(), metrics.clone());
+            Place::start(threads.background.handle(), move || {
+                UsageRecorder::new(pool.clone(), journal.clone(), &settings, metrics.clone())
+            })
+        };
         let gauge = metrics.live_streams.clone();
-        let streams =
-            StreamSupervisor::start_in_arbiter(&threads.background.handle(), move |context| {
-                context.set_mailbox_capacity(MAILBOX);
-                StreamSupervisor::new(gauge)
-            });
-        (Self { auth, known, credentials, authorization, streams, usage }, threads)
+        let streams = Place::start(threads.background.handle(), move || StreamSupervisor::new(gauge.clone()));
+        let unstable = Arc::default();
+        (Self { auth, known, credentials, authorization, streams, usage, unstable }, threads)
+    }
+
+    /// Starts crashed actors again, for ever (REL-29).
+    pub async fn keep_alive(self) {
+        let mut crashes: VecDeque<Instant> = VecDeque::new();
+        loop {
+            tokio::time::sleep(LOOK).await;
+            let revived = [
+                ("auth", self.auth.revive()),
+                ("credentials", self.credentials.revive()),
+                ("usage", self.usage.revive()),
+                ("streams", self.streams.revive()),
+            ];
+            for (actor, _) in revived.iter().filter(|(_, revived)| *revived) {
+                tracing::error!(actor, "an actor had crashed and was started again");
+                crashes.push_back(Instant::now());
+            }
+            while crashes.front().is_some_and(|crash| crash.elapsed() > CRASH_WINDOW) {
+                crashes.pop_front();
+            }
+            self.unstable.store(crashes.len() >= CRASHES, SeqCst);
+        }
+    }
+
+    /// Whether actors crash again and again.
+    pub fn are_unstable(&self) -> bool {
+        self.unstable.load(SeqCst)
     }
 }

@@ -32,7 +32,7 @@ use tracing_actix_web::TracingLogger;
 use crate::{
     actors::{
         Actors, Threads,
-        auth::Ping,
+        Ping,
         streams::Drain,
         usage::{Flush, Record, UsageRecorder},
     },
@@ -203,6 +203,7 @@ impl Application {
         let metrics_handle = self.metrics_server.as_ref().map(Server::handle);
         let _metrics = self.metrics_server.map(actix_rt::spawn);
         let checking = actix_rt::spawn(self.shared.health.clone().keep_checking());
+        let reviving = actix_rt::spawn(self.shared.actors.clone().keep_alive());
         tokio::select! {
             ended = &mut serving => { ended??; return Ok(0); }
             () = stop => {}
@@ -239,9 +240,10 @@ impl Application {
         };
         finish_server(&handle, stopping, &mut serving).await;
         checking.abort();
+        reviving.abort();
 
         let within = if hurried { HURRY.saturating_sub(TAIL) } else { self.grace.usage_rows() };
-        let left = flush(&shared.actors.usage, within).await;
+        let left = flush(&shared.actors.usage.address(), within).await;
         if let Some(journal) = &shared.journal {
             if left == 0 && journal.depth() == 0 {
                 journal.remove_all();
@@ -251,6 +253,7 @@ impl Application {
                     depth = journal.depth(),
                     "usage rows stay in the journal until the next start"
                 );
+                journal.leave();
             }
         }
         if let Some(handle) = metrics_handle {
@@ -275,7 +278,7 @@ async fn end_calls(
     calls: Duration,
     streams: Duration,
 ) -> usize {
-    let drain = shared.actors.streams.send(Drain { within: streams });
+    let drain = shared.actors.streams.address().send(Drain { within: streams });
     let plain = async {
         let left = shared.gate.plain_calls_end(calls).await;
         cut_calls.cancel();
@@ -330,10 +333,10 @@ fn health_checks(pool: &Pool, actors: &Actors, journal: Option<Arc<Directory>>) 
         let actors = asked.clone();
         async move {
             let answers = tokio::join!(
-                actors.auth.send(Ping),
-                actors.credentials.send(Ping),
-                actors.streams.send(Ping),
-                actors.usage.send(Ping)
+                actors.auth.address().send(Ping),
+                actors.credentials.address().send(Ping),
+                actors.streams.address().send(Ping),
+                actors.usage.address().send(Ping)
             );
             let (auth, credentials, streams, usage) = answers;
             let named = [
@@ -400,7 +403,7 @@ fn worker_app(
     let number = wiring.workers_so_far.fetch_add(1, SeqCst);
     let journal = Journal::new(shared.journal.clone(), number, usage.fsync, usage.on_full);
     let recorder = shared.actors.usage.clone();
-    let sink: Sink = Box::new(move |calls| match recorder.try_send(Record(calls)) {
+    let sink: Sink = Box::new(move |calls| match recorder.address().try_send(Record(calls)) {
         Ok(()) => Ok(()),
         Err(refused) => Err(refused.into_inner().0),
     });

@@ -11,7 +11,7 @@ use std::{
 };
 
 use actix::{
-    Actor, ActorFutureExt, AsyncContext, Context, Handler, Message, ResponseActFuture, Supervised,
+    Actor, ActorFutureExt, AsyncContext, Context, Handler, Message, ResponseActFuture,
     WrapFuture,
 };
 use futures_util::{
@@ -128,11 +128,6 @@ pub struct Used {
 #[rtype(result = "Result<(), Arc<DbError>>")]
 pub struct Revalidate;
 
-/// Are you there?
-#[derive(Message)]
-#[rtype(result = "()")]
-pub struct Ping;
-
 type Load = Shared<LocalBoxFuture<'static, Result<(Arc<Identity>, Option<ReDigest>), AuthError>>>;
 
 pub struct AuthActor {
@@ -153,7 +148,7 @@ pub struct AuthActor {
 impl AuthActor {
     pub fn new(
         pool: Pool,
-        keys: Keys,
+        keys: Arc<Keys>,
         admins: AdminRule,
         known: Arc<Known>,
         cache: &settings::Cache,
@@ -161,7 +156,7 @@ impl AuthActor {
     ) -> Self {
         Self {
             pool,
-            keys: Arc::new(keys),
+            keys,
             admins,
             known,
             generation: 0,
@@ -265,8 +260,6 @@ impl Actor for AuthActor {
     }
 }
 
-impl Supervised for AuthActor {}
-
 impl Handler<Authenticate> for AuthActor {
     type Result = ResponseActFuture<Self, Result<Arc<Identity>, AuthError>>;
 
@@ -325,10 +318,4 @@ impl Handler<Revalidate> for AuthActor {
             Ok(())
         }))
     }
-}
-
-impl Handler<Ping> for AuthActor {
-    type Result = ();
-
-    fn handle(&mut self, _: Ping, _: &mut Self::Context) {}
 }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use actix::{
-    Actor, ActorFutureExt, AsyncContext, Context, Handler, Message, ResponseActFuture, Supervised,
+    Actor, ActorFutureExt, AsyncContext, Context, Handler, Message, ResponseActFuture,
     WrapFuture,
 };
 use aws_credential_types::provider::SharedCredentialsProvider;
@@ -139,8 +139,6 @@ impl Actor for CredentialsActor {
     }
 }
 
-impl Supervised for CredentialsActor {}
-
 impl Handler<Obtain> for CredentialsActor {
     type Result = ResponseActFuture<Self, Result<Arc<Authorization>, Arc<CredentialsError>>>;
 
@@ -174,10 +172,4 @@ impl Handler<Refused> for CredentialsActor {
             self.refresh(context);
         }
     }
-}
-
-impl Handler<super::auth::Ping> for CredentialsActor {
-    type Result = ();
-
-    fn handle(&mut self, _: super::auth::Ping, _: &mut Self::Context) {}
 }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use actix::{
-    Actor, ActorFutureExt, Addr, Context, Handler, Message, ResponseActFuture, Supervised,
+    Actor, ActorFutureExt, Addr, Context, Handler, Message, ResponseActFuture,
     WrapFuture, dev::SendError,
 };
 use prometheus::IntGauge;
@@ -81,8 +81,6 @@ impl Actor for StreamSupervisor {
     type Context = Context<Self>;
 }
 
-impl Supervised for StreamSupervisor {}
-
 impl Handler<Opened> for StreamSupervisor {
     type Result = ();
 
@@ -125,12 +123,6 @@ impl Handler<Drain> for StreamSupervisor {
     }
 }
 
-impl Handler<super::auth::Ping> for StreamSupervisor {
-    type Result = ();
-
-    fn handle(&mut self, _: super::auth::Ping, _: &mut Self::Context) {}
-}
-
 /// Held by a stream's response body; dropping it tells the supervisor, however the stream ended.
 pub struct StreamTicket {
     id: u64,
@@ -143,14 +135,14 @@ impl StreamTicket {
     /// # Errors
     /// If the supervisor's mailbox is full.
     pub fn register(
-        supervisor: &Addr<StreamSupervisor>,
+        supervisor: Addr<StreamSupervisor>,
         id: u64,
         user_id: i64,
         model: &str,
     ) -> Result<(Self, CancellationToken), SendError<Opened>> {
         let cut = CancellationToken::new();
         supervisor.try_send(Opened { id, user_id, model: model.to_owned(), cut: cut.clone() })?;
-        Ok((Self { id, supervisor: supervisor.clone() }, cut))
+        Ok((Self { id, supervisor }, cut))
     }
 }
 

@@ -7,7 +7,7 @@ use std::{
 };
 
 use actix::{
-    Actor, ActorFutureExt, AsyncContext, Context, Handler, Message, ResponseActFuture, Supervised,
+    Actor, ActorFutureExt, AsyncContext, Context, Handler, Message, ResponseActFuture,
     WrapFuture,
 };
 use tokio::sync::oneshot;
@@ -51,8 +51,6 @@ pub struct UsageRecorder {
     batch_size: usize,
     batch_delay: Duration,
     pending: VecDeque<Closed>,
-    /// Segments with rows that left memory.
-    spilled: Vec<Arc<Segment>>,
     writing: bool,
     replaying: bool,
     failures: usize,
@@ -80,7 +78,6 @@ impl UsageRecorder {
             batch_size: settings.batch_size,
             batch_delay: Duration::from_millis(settings.batch_delay_ms),
             pending: VecDeque::new(),
-            spilled: Vec::new(),
             writing: false,
             replaying: false,
             failures: 0,
@@ -160,11 +157,7 @@ impl UsageRecorder {
                 self.pending.push_front((row, receipt));
                 return;
             }
-            if let Some(segment) = receipt.spill()
-                && !self.spilled.iter().any(|known| Arc::ptr_eq(known, &segment))
-            {
-                self.spilled.push(segment);
-            }
+            drop((row, receipt));
         }
     }
 
@@ -173,22 +166,22 @@ impl UsageRecorder {
         if self.replaying || self.failures > 0 || self.pending.len() >= self.batch_size {
             return;
         }
-        for segment in &self.spilled {
+        let spilled = self.spilled();
+        for segment in &spilled {
             segment.want_seal();
         }
-        let ready = self.spilled.iter().position(|segment| segment.is_ready_to_replay());
+        let ready = spilled.into_iter().find(|segment| segment.is_ready_to_replay());
         let (pool, rejects) = (self.pool.clone(), self.rejects());
         self.replaying = true;
-        if let Some(segment) = ready.map(|at| self.spilled.swap_remove(at)) {
+        if let Some(segment) = ready {
             let work = async move {
                 let path = segment.path().to_owned();
                 let replayed = replay(&pool, rejects, move || recovery::closed_calls(&path)).await;
                 (segment, replayed)
             };
             context.spawn(work.into_actor(self).map(|(segment, replayed), actor, context| {
-                match actor.replayed(replayed) {
-                    Some(calls) => segment.forget(calls as u64),
-                    None => actor.spilled.push(segment),
+                if let Some(calls) = actor.replayed(replayed) {
+                    segment.forget(calls as u64);
                 }
                 actor.write(context, true);
                 actor.look_back(context);
@@ -227,8 +220,13 @@ impl UsageRecorder {
         }
     }
 
+    /// Segments with rows that left memory.
+    fn spilled(&self) -> Vec<Arc<Segment>> {
+        self.journal.as_ref().map(|journal| journal.spilled()).unwrap_or_default()
+    }
+
     fn tell_waiting(&mut self) {
-        if self.pending.is_empty() && !self.writing && self.spilled.is_empty() && !self.replaying {
+        if self.pending.is_empty() && !self.writing && self.spilled().is_empty() && !self.replaying {
             for waiting in self.waiting.drain(..) {
                 let _gone = waiting.send(());
             }
@@ -363,8 +361,6 @@ impl Actor for UsageRecorder {
     }
 }
 
-impl Supervised for UsageRecorder {}
-
 impl Handler<Record> for UsageRecorder {
     type Result = ();
 
@@ -389,10 +385,4 @@ impl Handler<Flush> for UsageRecorder {
         let wait = tokio::time::timeout(within, all_written);
         Box::pin(wait.into_actor(self).map(|_, actor, _| actor.pending.len()))
     }
-}
-
-impl Handler<super::auth::Ping> for UsageRecorder {
-    type Result = ();
-
-    fn handle(&mut self, _: super::auth::Ping, _: &mut Self::Context) {}
 }

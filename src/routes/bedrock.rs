@@ -291,7 +291,7 @@ async fn authorization(worker: &Worker) -> Result<Arc<Authorization>, ApiError> 
     }
     let neutral =
         || ApiError::new(Code::Internal, "The service cannot reach Bedrock at the moment.");
-    match actors.credentials.send(Obtain).await {
+    match actors.credentials.address().send(Obtain).await {
         Ok(Ok(authorization)) => Ok(authorization),
         Ok(Err(error)) => {
             worker.shared.metrics.upstream_credentials.inc();
@@ -306,7 +306,7 @@ type Ticket = (StreamTicket, tokio_util::sync::CancellationToken);
 fn register(worker: &Worker, identity: &Identity, call: &Call) -> Result<Ticket, ApiError> {
     let shared = &worker.shared;
     StreamTicket::register(
-        &shared.actors.streams,
+        shared.actors.streams.address(),
         shared.next_stream_id(),
         identity.user_id,
         call.model.as_str(),
@@ -398,7 +398,7 @@ fn refused(
         Fault::Credentials { code } => {
             tracing::error!(code, "AWS refused this service's credentials");
             worker.shared.metrics.upstream_credentials.inc();
-            let _full = worker.shared.actors.credentials.try_send(Refused);
+            let _full = worker.shared.actors.credentials.address().try_send(Refused);
             let error =
                 ApiError::new(Code::Internal, "The service cannot use Bedrock at the moment.");
             metered.failed(&code, error.message());

@@ -82,14 +82,14 @@ async fn authenticate(request: &HttpRequest) -> Result<Arc<Identity>, ApiError> 
         Lookup::Good { identity, note_use } => {
             if note_use && let Some(key_id) = identity.key_id {
                 // Best effort: a full mailbox costs a minute of accuracy.
-                let _full = actors.auth.try_send(Used { key_id });
+                let _full = actors.auth.address().try_send(Used { key_id });
             }
             worker.shared.metrics.auth.with_label_values(&[given.kind(), "cached"]).inc();
             identity
         }
         Lookup::Refused(refusal) => return Err(refused(given.kind(), refusal)),
         Lookup::Unknown => {
-            let answer = actors.auth.send(Authenticate(given)).await.map_err(|error| {
+            let answer = actors.auth.address().send(Authenticate(given)).await.map_err(|error| {
                 ApiError::new(
                     Code::Overloaded,
                     "Credentials cannot be checked at the moment. Try again.",

@@ -18,7 +18,7 @@ use std::{
     path::{Path, PathBuf},
     rc::Rc,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst},
     },
     time::Duration,
@@ -58,14 +58,18 @@ pub struct Directory {
     path: PathBuf,
     instance: String,
     /// Held as long as the process lives; another process that can lock it knows that this one is gone.
-    _lock: File,
+    lock: File,
     lock_path: PathBuf,
+    /// Set at the end of a shutdown: what is left is for whoever starts next.
+    left: AtomicBool,
     max_bytes: u64,
     bytes: AtomicU64,
     /// Calls opened and not yet committed.
     depth: AtomicU64,
     /// Whether the last attempt to open a call failed.
     refusing: AtomicBool,
+    /// Segments with rows that left memory. Locked when a receipt is dropped, which is rare, and by the recorder.
+    spilled: Mutex<Vec<Arc<Segment>>>,
 }
 
 impl Directory {
@@ -82,12 +86,14 @@ impl Directory {
         Ok(Arc::new(Self {
             path: path.to_owned(),
             instance,
-            _lock: lock,
+            lock,
+            left: AtomicBool::new(false),
             lock_path,
             max_bytes,
             bytes: AtomicU64::new(0),
             depth: AtomicU64::new(0),
             refusing: AtomicBool::new(false),
+            spilled: Mutex::default(),
         }))
     }
 
@@ -106,9 +112,33 @@ impl Directory {
         self.refusing.load(SeqCst)
     }
 
+    /// The segments whose rows must be read back, each once. They stay on the list until they are taken off it.
+    pub fn spilled(&self) -> Vec<Arc<Segment>> {
+        self.spilled.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn add_spilled(&self, segment: &Arc<Segment>) {
+        if self.left.load(SeqCst) {
+            return;
+        }
+        let mut spilled = self.spilled.lock().unwrap_or_else(PoisonError::into_inner);
+        if !spilled.iter().any(|known| Arc::ptr_eq(known, segment)) {
+            spilled.push(segment.clone());
+        }
+    }
+
     /// The file of rows that the database refused, one JSON object a line.
     pub fn rejects(&self) -> PathBuf {
         self.path.join("rejected.jsonl")
+    }
+
+    /// Leaves the files, with what is not committed, to whoever starts next.
+    pub fn leave(&self) {
+        self.left.store(true, SeqCst);
+        self.spilled.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        if let Err(error) = self.lock.unlock() {
+            tracing::warn!(%error, "the journal's lock is given up when the process ends");
+        }
     }
 
     /// Removes this instance's files, the lock last: the process ends, and all that they hold is committed.
@@ -163,7 +193,11 @@ impl Segment {
     pub fn forget(&self, calls: u64) {
         let spilled = self.spilled.swap(0, SeqCst);
         self.mentions.fetch_sub(spilled, SeqCst);
-        self.directory.depth.fetch_sub(calls.min(self.directory.depth()), SeqCst);
+        let directory = &self.directory;
+        directory.depth.fetch_sub(calls.min(directory.depth()), SeqCst);
+        let mut list = directory.spilled.lock().unwrap_or_else(PoisonError::into_inner);
+        list.retain(|known| !std::ptr::eq(Arc::as_ptr(known), self));
+        drop(list);
         self.delete_if_done();
     }
 
@@ -206,19 +240,14 @@ impl Receipt {
     pub fn is_in_journal(&self) -> bool {
         self.closed.is_some()
     }
-
-    /// Lets go of the row in memory; answers the segment to replay later.
-    pub fn spill(mut self) -> Option<Arc<Segment>> {
-        let segment = self.closed.clone();
-        drop(std::mem::replace(&mut self, Self { opened: None, closed: None }));
-        segment
-    }
 }
 
 impl Drop for Receipt {
+    /// The row left memory without being committed: it is read back from the journal.
     fn drop(&mut self) {
         for segment in self.opened.take().into_iter().chain(self.closed.take()) {
             segment.spilled.fetch_add(1, SeqCst);
+            segment.directory.add_spilled(&segment);
         }
     }
 }

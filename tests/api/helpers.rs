@@ -336,7 +336,7 @@ impl TestServer {
 
     /// Awaits the look at the database that the application takes every second by itself.
     pub async fn revalidate(&self) {
-        self.shared().actors.auth.send(Revalidate).await.unwrap().unwrap();
+        self.shared().actors.auth.address().send(Revalidate).await.unwrap().unwrap();
     }
 
     /// Awaits that every closed call is in the database, and answers the rows of `/api/usage/records`, newest first.
@@ -352,7 +352,7 @@ impl TestServer {
         let shared = self.shared();
         let journal = shared.journal.clone();
         let quiet = eventually(Duration::from_secs(10), || async {
-            shared.actors.usage.send(Flush { within: Duration::from_secs(5) }).await.unwrap();
+            shared.actors.usage.address().send(Flush { within: Duration::from_secs(5) }).await.unwrap();
             journal.as_ref().is_none_or(|journal| journal.depth() == 0)
         });
         assert!(quiet.await, "usage rows are still on their way");

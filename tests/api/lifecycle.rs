@@ -399,3 +399,36 @@ async fn the_health_command_tells_by_its_exit_code() {
 
     assert_eq!(command(&environment, &["health"]).status.code(), Some(1));
 }
+
+#[actix_web::test]
+async fn a_crashed_actor_is_started_again_and_loses_nothing() {
+    use bedrock_sso_proxy::actors::Crash;
+    let app = TestServerBuilder::new().set("USAGE__BATCH_DELAY_MS", 400).start().await;
+    let key = app.create_key(PERSON).await;
+    let shared = app.shared();
+    let ready = || async { app.get("/health/ready").send().await.status == 200 };
+    assert!(eventually(Duration::from_secs(5), ready).await);
+    let reply = app.call(MODEL, STREAM, &message("hi")).bearer(&key).send().await;
+    assert!(reply.complete);
+
+    let fresh = app.create_key(PERSON).await;
+
+    // The row waits in memory, and that memory is lost.
+    assert!(shared.actors.usage.address().send(Crash).await.is_err());
+    assert!(shared.actors.auth.address().send(Crash).await.is_err());
+    let served = eventually(Duration::from_secs(3), || async {
+        app.call(MODEL, STREAM, &message("hi")).bearer(&fresh).send().await.status == 200
+    });
+    assert!(served.await, "a new key is checked by the actor that was started again");
+    let written = eventually(Duration::from_secs(15), || async {
+        app.get("/api/usage/records").bearer(&key).send().await.json()["total"].as_u64() >= Some(2)
+    });
+    assert!(written.await, "the row came back from the journal");
+    assert!(eventually(Duration::from_secs(5), ready).await);
+
+    assert!(shared.actors.streams.address().send(Crash).await.is_err());
+    let unready = eventually(Duration::from_secs(5), || async { !ready().await && shared.actors.are_unstable() });
+    assert!(unready.await, "three crashes within a minute end readiness");
+    let reply = app.call(MODEL, STREAM, &message("hi")).bearer(&key).send().await;
+    assert!(reply.complete, "but calls are served");
+}
