@@ -319,3 +319,78 @@ impl Handler<Revalidate> for AuthActor {
         }))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::{Need, Settings};
+
+    const NOW: fn() -> Timestamp = db::now;
+
+    async fn actor() -> AuthActor {
+        let secret = ("BEDROCK_JWT__SECRET".to_owned(), "a-secret-for-this-test-with-32-bytes".to_owned());
+        let memory = ("BEDROCK_DATABASE__ENABLED".to_owned(), "false".to_owned());
+        let settings = Settings::from_layers(None, [secret, memory].into_iter(), Need::Service).unwrap();
+        let known = Arc::new(Known::new(&settings.cache, &settings.auth));
+        let keys = Arc::new(Keys::new(&settings).unwrap());
+        let pool = Pool::open(&settings.database).unwrap();
+        let admins = AdminRule::new(&settings.admin);
+        AuthActor::new(pool, keys, admins, known, &settings.cache, Metrics::new().unwrap())
+    }
+
+    fn good(ends: Option<Timestamp>) -> Result<(Arc<Identity>, Option<ReDigest>), AuthError> {
+        Ok((Arc::new(Identity { user_id: 7, key_id: Some(3), admin: false, ends }), None))
+    }
+
+    #[actix_rt::test]
+    async fn a_check_that_began_before_access_was_taken_away_is_not_remembered_after() {
+        let mut actor = actor().await;
+        let (digest, began) = ([1; 32], actor.generation);
+        actor.saw_epoch(5, 0);
+        let later = actor.generation;
+
+        actor.remember(digest, &good(None), began);
+        assert!(matches!(actor.known.get(&digest, NOW()), Lookup::Unknown));
+
+        actor.remember(digest, &good(None), later);
+        assert!(matches!(actor.known.get(&digest, NOW()), Lookup::Good { .. }));
+        actor.saw_epoch(5, 0);
+        assert!(matches!(actor.known.get(&digest, NOW()), Lookup::Good { .. }), "nothing was taken away");
+        actor.saw_epoch(6, 0);
+        assert!(matches!(actor.known.get(&digest, NOW()), Lookup::Unknown));
+    }
+
+    #[actix_rt::test]
+    async fn an_identity_ends_with_its_credential() {
+        let actor = actor().await;
+        let end = NOW() + chrono::TimeDelta::seconds(60);
+
+        actor.remember([2; 32], &good(Some(end)), actor.generation);
+
+        assert!(matches!(actor.known.get(&[2; 32], end - chrono::TimeDelta::milliseconds(1)), Lookup::Good { .. }));
+        assert!(matches!(actor.known.get(&[2; 32], end), Lookup::Unknown));
+    }
+
+    #[actix_rt::test]
+    async fn a_refusal_is_remembered_and_a_database_that_is_away_is_not() {
+        let actor = actor().await;
+        let away = DbError::Unavailable("away".into());
+
+        actor.remember([3; 32], &Err(AuthError::Refused(Refusal::Unknown)), actor.generation);
+        actor.remember([4; 32], &Err(AuthError::from(away)), actor.generation);
+
+        assert!(matches!(actor.known.get(&[3; 32], NOW()), Lookup::Refused(Refusal::Unknown)));
+        assert!(matches!(actor.known.get(&[4; 32], NOW()), Lookup::Unknown));
+    }
+
+    #[actix_rt::test]
+    async fn many_who_ask_at_once_share_one_check() {
+        let mut actor = actor().await;
+        let given = Credential::parse(&format!("SSOK_{}", "a".repeat(32))).unwrap();
+
+        let (first, second) = (actor.load(&given), actor.load(&given));
+
+        assert!(first.ptr_eq(&second));
+        assert_eq!(actor.loading.len(), 1);
+    }
+}
