@@ -167,6 +167,9 @@ async fn serve(
             Ok(response.streaming(Relay::new(reply.body, kind, metered, watch, &worker)))
         }
         ticket => {
+            if right_kind {
+                metered.first_byte();
+            }
             let read = worker.bedrock.read(&mut reply.body, deadline);
             let body = tokio::select! {
                 biased;
@@ -183,7 +186,6 @@ async fn serve(
             if !admission.hold(body.len()) {
                 tracing::warn!("answers in flight hold more than server.limits.in_flight_bytes");
             }
-            metered.first_byte();
             match operation {
                 Operation::CountTokens => metered.reading().count_tokens(),
                 _ => {

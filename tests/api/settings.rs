@@ -448,3 +448,21 @@ async fn a_stream_that_is_being_read_slowly_outlives_the_idle_limit() {
     assert!(whole > 0);
     assert_eq!(app.row(&key).await["outcome"], "success");
 }
+
+#[actix_web::test]
+async fn server_tls_speaks_http_1_1_though_a_client_offers_more() {
+    let app = TestServerBuilder::new().tls().start().await;
+    let roots = bedrock_sso_proxy::tls::roots(Some(&app.folder.path().join("cert.pem"))).unwrap();
+    let config = bedrock_sso_proxy::tls::client(roots, &["h2", "http/1.1"]);
+    let name = "localhost".try_into().unwrap();
+    let mut session = rustls::ClientConnection::new(std::sync::Arc::new(config), name).unwrap();
+    let mut connection = TcpStream::connect(app.address()).unwrap();
+    let mut stream = rustls::Stream::new(&mut session, &mut connection);
+
+    stream.write_all(b"GET /health/live HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").unwrap();
+    let mut status = [0; 15];
+    stream.read_exact(&mut status).unwrap();
+
+    assert_eq!(&status, b"HTTP/1.1 200 OK");
+    assert_eq!(session.alpn_protocol(), Some(b"http/1.1".as_slice()));
+}

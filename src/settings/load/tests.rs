@@ -1,1 +1,1146 @@
+use std::io::Write;
 
+use proptest::prelude::*;
+use secrecy::{ExposeSecret, SecretString};
+use tempfile::NamedTempFile;
+
+use super::*;
+use crate::settings::{Fsync, FurtherRegion, LogFormat, OnFull};
+
+/// A secret that nothing is wrong with.
+const SOUND: &str = "xK3v0Qm8sZp1Lr7TnW5yBd2HfJ9cGu4E";
+/// Stands in secrets; no output may hold it.
+const CANARY: &str = "canary-5f1c9b7e2a4d8063-canary-5f1c9b7e2a4d8063";
+
+fn environment<'a>(
+    given: &'a [(&'a str, &'a str)],
+) -> impl Iterator<Item = (String, String)> + use<'a> {
+    given.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned()))
+}
+
+/// A file that only its owner can read.
+fn file(text: &str) -> NamedTempFile {
+    let mut file = NamedTempFile::new().unwrap();
+    file.write_all(text.as_bytes()).unwrap();
+    file
+}
+
+fn path_of(file: &NamedTempFile) -> &str {
+    file.path().to_str().unwrap()
+}
+
+/// What the service reads from a file and from variables; `jwt.secret` is given.
+fn layered(yaml: &str, given: &[(&str, &str)]) -> Result<Settings, Problems> {
+    let file = file(yaml);
+    let secret = [("BEDROCK_JWT__SECRET", SOUND)];
+    let given = environment(&secret).chain(environment(given));
+    Settings::from_layers(Some(file.path()), given, Need::Service)
+}
+
+/// As [`layered`], from variables alone.
+fn from_variables(given: &[(&str, &str)]) -> Result<Settings, Problems> {
+    layered("", given)
+}
+
+/// As [`layered`], from a file alone; `jwt.secret` is in `yaml` if it is to be there.
+fn from_yaml(yaml: &str) -> Result<Settings, Problems> {
+    Settings::from_layers(Some(file(yaml).path()), std::iter::empty(), Need::Service)
+}
+
+#[track_caller]
+fn assert_names(found: &Result<Settings, Problems>, key: &str, part: &str) {
+    let Err(Problems(problems)) = found else { panic!("no problem; {key}: {part} was expected") };
+    let named = problems.iter().any(|p| p.key == key && p.message.contains(part));
+    assert!(named, "{key}: {part} is not among {problems:?}");
+}
+
+fn names(Problems(problems): &Problems) -> Vec<&str> {
+    problems.iter().map(|problem| problem.key.as_str()).collect()
+}
+
+fn variable(key: &str) -> String {
+    format!("{PREFIX}{}", key.replace('.', "__").to_ascii_uppercase())
+}
+
+/// `{section: {field: value}}` for `section.field`.
+fn yaml_of(key: &str, value: &str) -> String {
+    let (opened, depth) = (key.replace('.', ": {"), key.matches('.').count());
+    format!("{opened}: {value}{}", "}".repeat(depth))
+}
+
+trait Exposed {
+    fn exposed(&self) -> &str;
+}
+
+impl Exposed for String {
+    fn exposed(&self) -> &str {
+        self
+    }
+}
+
+impl Exposed for SecretString {
+    fn exposed(&self) -> &str {
+        self.expose_secret()
+    }
+}
+
+fn exposed(settings: &Settings, secret: &str) -> Option<String> {
+    let text = match secret {
+        "jwt.secret" => settings.jwt.secret.as_ref()?.expose_secret(),
+        "secrets.api_key_pepper" => settings.secrets.api_key_pepper.as_ref()?.expose_secret(),
+        "aws.access_key_id" => settings.aws.access_key_id.as_ref()?.exposed(),
+        "aws.secret_access_key" => settings.aws.secret_access_key.as_ref()?.expose_secret(),
+        "aws.session_token" => settings.aws.session_token.as_ref()?.expose_secret(),
+        "aws.bearer_token" => settings.aws.bearer_token.as_ref()?.expose_secret(),
+        "database.url" => settings.database.url.expose_secret(),
+        "metrics.token" => settings.metrics.token.as_ref()?.expose_secret(),
+        other => panic!("{other} is a secret without a line here"),
+    };
+    Some(text.to_owned())
+}
+
+/// What must stand beside a secret for the whole to be sound.
+fn companions(secret: &str) -> Vec<(&'static str, &'static str)> {
+    let (id, key) =
+        (("BEDROCK_AWS__ACCESS_KEY_ID", "id"), ("BEDROCK_AWS__SECRET_ACCESS_KEY", "key"));
+    let jwt = ("BEDROCK_JWT__SECRET", SOUND);
+    match secret {
+        "jwt.secret" => vec![],
+        "aws.access_key_id" => vec![jwt, key],
+        "aws.secret_access_key" => vec![jwt, id],
+        "aws.session_token" => vec![jwt, id, key],
+        _ => vec![jwt],
+    }
+}
+
+fn sound_value(secret: &str) -> &'static str {
+    match secret {
+        "database.url" => "postgres://user:password@localhost/usage",
+        _ => "a-Sound-value-of-more-than-32-bytes-7",
+    }
+}
+
+// Defaults
+
+#[test]
+fn the_defaults_and_a_jwt_secret_are_enough() {
+    let given = [("BEDROCK_JWT__SECRET", SOUND)];
+
+    let settings = Settings::from_layers(None, environment(&given), Need::Service).unwrap();
+
+    assert_eq!((settings.server.host.as_str(), settings.server.port), ("0.0.0.0", 3000));
+    assert_eq!(settings.server.max_body_bytes, 10 << 20);
+    assert_eq!(settings.database.url.expose_secret(), "sqlite://./data/bedrock_sso.db");
+    assert_eq!((settings.usage.fsync, settings.usage.on_full), (Fsync::Interval, OnFull::Strict));
+    assert_eq!(settings.aws.region, None);
+    assert_eq!(exposed(&settings, "jwt.secret").as_deref(), Some(SOUND));
+}
+
+#[test]
+fn the_defaults_and_the_types_have_the_same_keys() {
+    // An unknown key in a section makes serde name all keys that the section's type has.
+    fn compare(section: &Value, path: &[&str]) {
+        let Some(members) = section.as_object() else { return };
+        let mut tree = defaults();
+        let probe = [path, &["zzz"]].concat();
+        set(&mut tree, &probe, Value::Bool(true));
+        let error = serde_json::from_value::<Settings>(tree).unwrap_err().to_string();
+        let (first, rest) = error.split_once("expected").unwrap();
+        let mut of_type: Vec<&str> = rest.split('`').skip(1).step_by(2).collect();
+        of_type.sort_unstable();
+        let mut of_defaults: Vec<&str> = members.keys().map(String::as_str).collect();
+        of_defaults.sort_unstable();
+        assert!(first.contains("`zzz`"), "{error}");
+        assert_eq!(of_type, of_defaults, "in `{}`", path.join("."));
+        for (key, value) in members {
+            compare(value, &[path, &[key.as_str()]].concat());
+        }
+    }
+
+    compare(&defaults(), &[]);
+}
+
+#[test]
+fn every_default_is_explained_by_a_comment_in_its_block() {
+    let mut explained: Vec<bool> = Vec::new(); // by depth
+    let (mut keys, mut alone) = (0, Vec::new());
+    for line in DEFAULTS.lines().filter(|line| !line.trim().is_empty()) {
+        let text = line.trim_start();
+        let depth = (line.len() - text.len()) / 2;
+        explained.resize(depth + 1, false);
+        if text.starts_with('#') {
+            explained[depth] = true;
+        } else if !text.ends_with(':') {
+            keys += 1;
+            if !explained[depth] {
+                alone.push(line);
+            }
+        }
+    }
+    let mut listed = Vec::new();
+    list_keys(&defaults(), "", &mut listed);
+
+    assert_eq!(alone, Vec::<&str>::new());
+    assert_eq!(keys, listed.len());
+}
+
+// Layers
+
+#[test]
+fn a_file_overrides_the_defaults_and_the_environment_overrides_the_file() {
+    let yaml = "server: {port: 4000, host: 127.0.0.1, limits: {connections: 7}}\n\
+                aws: {allowed_accounts: ['111111111111'], region: eu-west-1}";
+    let given = [
+        ("BEDROCK_SERVER__PORT", "5000"),
+        ("BEDROCK_AWS__ALLOWED_ACCOUNTS", "222222222222,333333333333"),
+    ];
+
+    let settings = layered(yaml, &given).unwrap();
+
+    assert_eq!(settings.server.port, 5000);
+    assert_eq!(settings.server.host, "127.0.0.1");
+    assert_eq!(settings.server.limits.connections, 7);
+    assert_eq!(settings.server.limits.header_bytes, 32768);
+    assert_eq!(settings.aws.allowed_accounts, ["222222222222", "333333333333"]);
+    assert_eq!(settings.aws.region.as_deref(), Some("eu-west-1"));
+}
+
+#[test]
+fn an_empty_file_changes_nothing() {
+    for yaml in ["", "# only a comment\n", "---\n{}\n"] {
+        assert_eq!(layered(yaml, &[]).map(|settings| settings.server.port), Ok(3000), "{yaml:?}");
+    }
+}
+
+#[test]
+fn lists_from_the_environment_are_comma_separated() {
+    let settings = from_variables(&[
+        ("BEDROCK_AWS__ALLOWED_ACCOUNTS", "123456789012, 000000000001 ,"),
+        ("BEDROCK_AWS__REGIONS", "eu-west-1,us-west-2"),
+        ("BEDROCK_ADMIN__EMAILS", "user@example.com,other@example.com"),
+        ("BEDROCK_ADMIN__PROVIDERS", "local"),
+        ("BEDROCK_SERVER__TRUSTED_PROXIES", "10.0.0.0/8, 192.0.2.1, fd00::/8, ::1"),
+        ("BEDROCK_SERVER__ALLOWED_HOSTS", "proxy.example.com,proxy.example.com:8443"),
+        ("BEDROCK_SERVER__CORS_ORIGINS", "https://app.example.com,http://localhost:5173"),
+        ("BEDROCK_SECRETS__PREVIOUS_API_KEY_PEPPERS", &format!("{SOUND}a,{SOUND}b")),
+    ])
+    .unwrap();
+
+    let region = |name: &str| FurtherRegion { name: name.to_owned(), endpoint_url: None };
+    let proxies: Vec<String> =
+        settings.server.trusted_proxies.iter().map(ToString::to_string).collect();
+    assert_eq!(settings.aws.allowed_accounts, ["123456789012", "000000000001"]);
+    assert_eq!(settings.aws.regions, [region("eu-west-1"), region("us-west-2")]);
+    assert_eq!(settings.admin.emails, ["user@example.com", "other@example.com"]);
+    assert_eq!(settings.admin.providers, ["local"]);
+    assert_eq!(proxies, ["10.0.0.0/8", "192.0.2.1/32", "fd00::/8", "::1/128"]);
+    assert_eq!(settings.server.allowed_hosts, ["proxy.example.com", "proxy.example.com:8443"]);
+    assert_eq!(settings.server.cors_origins, ["https://app.example.com", "http://localhost:5173"]);
+    assert_eq!(settings.secrets.previous_api_key_peppers.len(), 2);
+}
+
+#[test]
+fn a_list_in_brackets_is_read_as_yaml() {
+    let previous = format!("[{{id: old, secret: {SOUND}-previous, until: 2027-01-31T00:00:00Z}}]");
+    let regions = r#" [eu-west-1, {"name": "us-west-2", "endpoint_url": "https://vpce.example"}]"#;
+
+    let settings = from_variables(&[
+        ("BEDROCK_JWT__PREVIOUS_SECRETS", &previous),
+        ("BEDROCK_AWS__REGIONS", regions),
+        ("BEDROCK_ADMIN__EMAILS", "[]"),
+    ])
+    .unwrap();
+
+    let old = &settings.jwt.previous_secrets[0];
+    assert_eq!(
+        (old.id.as_str(), old.until.to_rfc3339().as_str()),
+        ("old", "2027-01-31T00:00:00+00:00")
+    );
+    assert_eq!(old.secret.expose_secret(), format!("{SOUND}-previous"));
+    assert_eq!(settings.aws.regions[1].endpoint_url.as_deref(), Some("https://vpce.example"));
+    assert_eq!(settings.admin.emails, Vec::<String>::new());
+}
+
+#[test]
+fn a_list_in_brackets_that_is_no_yaml_names_the_variable_and_quotes_nothing() {
+    let text = format!("[{{id: old, secret: {CANARY}");
+
+    let found = from_variables(&[("BEDROCK_JWT__PREVIOUS_SECRETS", &text)]);
+
+    assert_names(&found, "BEDROCK_JWT__PREVIOUS_SECRETS", "is not a list");
+    assert!(!found.unwrap_err().to_string().contains("canary"));
+}
+
+#[test]
+fn numbers_booleans_and_words_are_read_from_the_environment() {
+    let settings = from_variables(&[
+        ("BEDROCK_SERVER__PORT", " 8080 "),
+        ("BEDROCK_USAGE__JOURNAL_MAX_BYTES", "9007199254740993"),
+        ("BEDROCK_SERVER__DOCS", "false"),
+        ("BEDROCK_METRICS__ENABLED", "0"),
+        ("BEDROCK_DATABASE__ALLOW_PLAINTEXT", "1"),
+        ("BEDROCK_API_KEYS__ENABLED", "true"),
+        ("BEDROCK_USAGE__ON_FULL", "best_effort"),
+        ("BEDROCK_LOGGING__FORMAT", "json"),
+        ("BEDROCK_USAGE__JOURNAL_DIR", "/var/lib/journal"),
+    ])
+    .unwrap();
+
+    assert_eq!(settings.server.port, 8080);
+    assert_eq!(settings.usage.journal_max_bytes, 9_007_199_254_740_993);
+    assert!(!settings.server.docs);
+    assert!(!settings.metrics.enabled);
+    assert!(settings.database.allow_plaintext);
+    assert!(settings.api_keys.enabled);
+    assert_eq!(settings.usage.on_full, OnFull::BestEffort);
+    assert_eq!(settings.logging.format, Some(LogFormat::Json));
+    assert_eq!(settings.usage.journal_dir.as_deref(), Some(Path::new("/var/lib/journal")));
+}
+
+#[test]
+fn text_that_is_no_number_or_boolean_names_the_variable() {
+    for (name, text, part) in [
+        ("BEDROCK_SERVER__PORT", "http", "a whole number"),
+        ("BEDROCK_SERVER__PORT", "80.5", "a whole number"),
+        ("BEDROCK_USAGE__BATCH_SIZE", "99999999999999999999", "a whole number"),
+        ("BEDROCK_SERVER__DOCS", "yes", "true or false"),
+        ("BEDROCK_METRICS__ENABLED", "2", "true or false"),
+    ] {
+        assert_names(&from_variables(&[(name, text)]), name, part);
+    }
+    for (name, text, key) in [
+        ("BEDROCK_SERVER__PORT", "70000", "server.port"),
+        ("BEDROCK_SERVER__PORT", "-1", "server.port"),
+        ("BEDROCK_USAGE__FSYNC", "sometimes", "usage.fsync"),
+        ("BEDROCK_LOGGING__FORMAT", "xml", "logging.format"),
+        ("BEDROCK_CACHE__BACKEND", "disk", "cache.backend"),
+        ("BEDROCK_SERVER__TRUSTED_PROXIES", "10.0.0.0/99", "server.trusted_proxies"),
+    ] {
+        assert_names(&from_variables(&[(name, text)]), key, "");
+    }
+}
+
+#[test]
+fn an_empty_variable_means_not_set() {
+    let yaml = "aws: {region: eu-west-1}\nadmin: {emails: [user@example.com]}\n\
+                server: {public_url: 'https://proxy.example.com'}";
+
+    let settings = layered(
+        yaml,
+        &[
+            ("BEDROCK_AWS__REGION", ""),
+            ("BEDROCK_ADMIN__EMAILS", ""),
+            ("BEDROCK_SERVER__PUBLIC_URL", ""),
+            ("BEDROCK_SERVER__TLS__CERT", ""),
+            ("BEDROCK_METRICS__TOKEN", ""),
+            ("BEDROCK_API_KEYS__DEFAULT_EXPIRY_DAYS", ""),
+            ("BEDROCK_API_KEYS__MAX_EXPIRY_DAYS", ""),
+        ],
+    )
+    .unwrap();
+
+    assert_eq!(settings.aws.region, None);
+    assert_eq!(settings.admin.emails, Vec::<String>::new());
+    assert_eq!(settings.server.public_url, None);
+    assert_eq!(settings.server.tls.cert, None);
+    assert!(settings.metrics.token.is_none());
+    assert_eq!(settings.api_keys.default_expiry_days, None);
+    assert_eq!(settings.api_keys.max_expiry_days, None);
+}
+
+#[test]
+fn a_setting_that_must_have_a_value_cannot_be_emptied() {
+    assert_names(&from_variables(&[("BEDROCK_SERVER__PORT", "")]), "server.port", "null");
+    assert_names(&layered("server: {port: ~}", &[]), "server.port", "null");
+    assert_names(&from_variables(&[("BEDROCK_LOGGING__LEVEL", "")]), "logging.level", "null");
+}
+
+#[test]
+fn a_secret_of_digits_stays_text() {
+    let digits = "01234567890123456789012345678901";
+    let given = [("BEDROCK_JWT__SECRET", digits), ("BEDROCK_METRICS__TOKEN", "007")];
+
+    let settings = Settings::from_layers(None, environment(&given), Need::Service).unwrap();
+
+    assert_eq!(exposed(&settings, "jwt.secret").as_deref(), Some(digits));
+    assert_eq!(exposed(&settings, "metrics.token").as_deref(), Some("007"));
+}
+
+#[test]
+fn two_underscores_go_down_one_level_each() {
+    let settings = from_variables(&[
+        ("BEDROCK_SERVER__TLS__CERT", "/etc/tls/cert.pem"),
+        ("BEDROCK_SERVER__TLS__KEY", "/etc/tls/key.pem"),
+        ("BEDROCK_SERVER__TIMEOUTS__HEAD_SECONDS", "3"),
+    ])
+    .unwrap();
+
+    assert_eq!(settings.server.tls.cert.as_deref(), Some(Path::new("/etc/tls/cert.pem")));
+    assert_eq!(settings.server.tls.key.as_deref(), Some(Path::new("/etc/tls/key.pem")));
+    assert_eq!(settings.server.timeouts.head_seconds, 3);
+}
+
+#[test]
+fn variables_that_are_no_settings_are_left_alone() {
+    let settings = from_variables(&[
+        ("BEDROCK_CONFIG_FILE", "/nowhere/config.yaml"),
+        ("BEDROCK_API_KEY", "abc"),
+        ("BEDROCK_MODEL_ID", "x"),
+        ("BEDROCK_", "x"),
+        ("BEDROCK", "x"),
+        ("AWS_REGION", "eu-west-1"),
+        ("SERVER__PORT", "1"),
+        ("PATH", "/bin"),
+    ]);
+
+    assert_eq!(settings.map(|settings| settings.server.port), Ok(3000));
+}
+
+#[test]
+fn one_underscore_is_a_problem_that_names_the_variable_with_two() {
+    for (name, meant) in [
+        ("BEDROCK_SERVER_PORT", "BEDROCK_SERVER__PORT"),
+        ("BEDROCK_JWT_SECRET", "BEDROCK_JWT__SECRET"),
+        ("BEDROCK_JWT_SECRET_FILE", "BEDROCK_JWT__SECRET_FILE"),
+        ("BEDROCK_API_KEYS_ENABLED", "BEDROCK_API_KEYS__ENABLED"),
+        ("BEDROCK_AWS_REGION", "BEDROCK_AWS__REGION"),
+    ] {
+        let found = from_variables(&[(name, CANARY)]);
+
+        assert_names(&found, name, meant);
+        assert!(!found.unwrap_err().to_string().contains("canary"), "{name}");
+    }
+}
+
+#[test]
+fn one_underscore_everywhere_names_a_setting_that_exists() {
+    let mut keys = Vec::new();
+    list_keys(&defaults(), "", &mut keys);
+
+    for key in keys {
+        let flat = format!("{PREFIX}{}", key.replace('.', "_").to_ascii_uppercase());
+        let Err(Problems(problems)) = from_variables(&[(&flat, "1")]) else {
+            panic!("{flat} was accepted");
+        };
+        let ends = |problem: &Problem| problem.message.ends_with(&format!(" {}", variable(&key)));
+        assert!(problems.iter().any(ends), "{flat}: {problems:?}");
+    }
+}
+
+// Unknown keys and wrong types
+
+#[test]
+fn an_unknown_key_names_the_nearest_known_one() {
+    for (unknown, near) in [
+        ("server.prot", "server.port"),
+        ("server.tls.certificate", "server.tls.cert"),
+        ("jwt.secert", "jwt.secret"),
+        ("aws.allowed_account", "aws.allowed_accounts"),
+        ("database.max_connection", "database.max_connections"),
+        ("shutdown.timeout", "shutdown.timeout_seconds"),
+    ] {
+        let message = format!("did you mean {near}?");
+        assert_names(&layered(&yaml_of(unknown, CANARY), &[]), unknown, &message);
+        assert_names(&from_variables(&[(&variable(unknown), CANARY)]), unknown, &message);
+    }
+}
+
+#[test]
+fn an_unknown_section_is_told_once_with_the_nearest_setting() {
+    let found = layered("serverr: {port: 1, host: 127.0.0.1}", &[]);
+
+    assert_names(&found, "serverr", "did you mean server.port?");
+    assert_eq!(found.unwrap_err().0.len(), 1);
+}
+
+#[test]
+fn a_key_like_no_other_is_unknown_without_a_guess() {
+    let found = layered("qqq: 1", &[]);
+
+    assert_names(&found, "qqq", "unknown setting");
+    assert!(!found.unwrap_err().to_string().contains("did you mean"));
+}
+
+#[test]
+fn problems_of_different_kinds_are_told_at_once() {
+    let yaml = "server: {prot: 1, port: many, tls: {cert: /cert.pem}}\n\
+                auth: {identity_max_age_seconds: 61}\nusage: {batch_size: [1], fsync: never}";
+
+    let found = Settings::from_layers(
+        Some(file(yaml).path()),
+        environment(&[("BEDROCK_SERVER__DOCS", "perhaps"), ("BEDROCK_AWS_REGION", "eu-west-1")]),
+        Need::Service,
+    );
+
+    let problems = found.unwrap_err();
+    let mut keys = names(&problems);
+    keys.sort_unstable();
+    assert_eq!(
+        keys,
+        [
+            "BEDROCK_AWS_REGION",
+            "BEDROCK_SERVER__DOCS",
+            "auth.identity_max_age_seconds",
+            "jwt.secret",
+            "server.port",
+            "server.prot",
+            "server.tls",
+            "usage.batch_size",
+            "usage.fsync",
+        ]
+    );
+    assert!(problems.to_string().starts_with("9 problems in the settings:\n  "));
+}
+
+#[test]
+fn every_key_of_the_wrong_type_is_named_and_the_others_are_still_read() {
+    let mut keys = Vec::new();
+    list_keys(&defaults(), "", &mut keys);
+    let mut tree = Value::Null;
+    for key in &keys {
+        let path: Vec<&str> = key.split('.').collect();
+        set(&mut tree, &path, serde_json::json!({ "wrong": { "type": [] } }));
+    }
+
+    let found = from_yaml(&tree.to_string());
+
+    let problems = found.unwrap_err();
+    let unnamed: Vec<&String> = keys
+        .iter()
+        .filter(|key| !names(&problems).iter().any(|name| name.starts_with(key.as_str())))
+        .collect();
+    assert_eq!(unnamed, Vec::<&String>::new());
+}
+
+#[test]
+fn a_secret_of_the_wrong_type_is_named_and_not_quoted() {
+    for secret in SECRETS {
+        for value in [format!("[{CANARY}]"), format!("{{a: {CANARY}}}"), "12345678987654321".into()]
+        {
+            let found = layered(&yaml_of(secret, &value), &[]);
+            let found =
+                if *secret == "jwt.secret" { from_yaml(&yaml_of(secret, &value)) } else { found };
+
+            assert_names(&found, secret, "has the wrong type");
+            let text = found.unwrap_err().to_string();
+            assert!(!text.contains("canary") && !text.contains("12345678987654321"), "{text}");
+        }
+    }
+    for (key, value) in [
+        ("jwt.previous_secrets", format!("[{CANARY}]")),
+        ("jwt.previous_secrets", format!("{{a: {CANARY}}}")),
+        ("jwt.previous_secrets", format!("[{{id: a, secret: [{CANARY}]}}]")),
+        ("jwt.previous_secrets", format!("[{{id: a, secret: {CANARY}, until: {CANARY}}}]")),
+        ("secrets.previous_api_key_peppers", format!("[{{a: {CANARY}}}]")),
+        ("secrets.previous_api_key_peppers", CANARY.to_owned()),
+    ] {
+        let text = layered(&yaml_of(key, &value), &[]).unwrap_err().to_string();
+        assert!(text.contains(key), "{text}");
+        assert!(!text.contains("canary"), "{text}");
+    }
+}
+
+#[test]
+fn text_in_place_of_a_section_with_secrets_is_not_quoted() {
+    for section in ["jwt", "secrets", "aws", "database", "metrics"] {
+        let text = from_yaml(&format!("{section}: 'postgres://user:{CANARY}@host/db'"))
+            .unwrap_err()
+            .to_string();
+
+        assert!(text.contains(section), "{text}");
+        assert!(!text.contains("canary"), "{text}");
+    }
+}
+
+// Secrets in files
+
+#[test]
+fn every_secret_can_be_read_from_a_file_named_in_yaml_or_the_environment() {
+    for secret in SECRETS {
+        let value = sound_value(secret);
+        let holder = file(&format!("{value}\n"));
+        let key = format!("{secret}_file");
+        let beside = companions(secret);
+        let yaml = file(&yaml_of(&key, path_of(&holder)));
+        let name = variable(&key);
+        let mut with_variable = beside.clone();
+        with_variable.push((&name, path_of(&holder)));
+
+        let by_file =
+            Settings::from_layers(Some(yaml.path()), environment(&beside), Need::Service).unwrap();
+        let by_variable =
+            Settings::from_layers(None, environment(&with_variable), Need::Service).unwrap();
+
+        assert_eq!(exposed(&by_file, secret).as_deref(), Some(value), "{secret}");
+        assert_eq!(exposed(&by_variable, secret).as_deref(), Some(value), "{secret}");
+        let pointer = format!("/{}", key.replace('.', "/"));
+        assert_eq!(by_file.masked.pointer(&pointer), None, "{secret}");
+    }
+}
+
+#[test]
+fn line_ends_at_the_end_of_a_secret_file_are_no_part_of_the_secret() {
+    for (end, kept) in [("", ""), ("\n", ""), ("\r\n", ""), ("\n\n", ""), (" \n", " ")] {
+        let holder = file(&format!("{SOUND}{end}"));
+        let given = [("BEDROCK_JWT__SECRET_FILE", path_of(&holder))];
+
+        let settings = Settings::from_layers(None, environment(&given), Need::Service).unwrap();
+
+        assert_eq!(exposed(&settings, "jwt.secret"), Some(format!("{SOUND}{kept}")), "{end:?}");
+    }
+}
+
+#[test]
+fn a_secret_file_that_others_can_touch_is_refused() {
+    for (mode, accepted) in [
+        (0o400, true),
+        (0o600, true),
+        (0o640, true),
+        (0o604, false),
+        (0o644, false),
+        (0o602, false),
+        (0o601, false),
+    ] {
+        let holder = file(SOUND);
+        std::fs::set_permissions(holder.path(), std::fs::Permissions::from_mode(mode)).unwrap();
+        let given = [("BEDROCK_JWT__SECRET_FILE", path_of(&holder))];
+
+        let found = Settings::from_layers(None, environment(&given), Need::Service);
+
+        assert_eq!(found.is_ok(), accepted, "mode {mode:o}");
+        if !accepted {
+            assert_names(&found, "jwt.secret_file", &format!("(mode {mode:o}): chmod 600"));
+            assert_names(&found, "jwt.secret_file", path_of(&holder));
+        }
+    }
+}
+
+#[test]
+fn a_secret_file_that_cannot_be_read_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o700)).unwrap();
+    let missing = folder.path().join("missing");
+    let bytes = NamedTempFile::new().unwrap();
+    std::fs::write(bytes.path(), [0xff, 0xfe, 0x00]).unwrap();
+
+    for path in [missing.as_path(), folder.path(), bytes.path()] {
+        let path = path.to_str().unwrap();
+        let found = from_variables(&[("BEDROCK_METRICS__TOKEN_FILE", path)]);
+
+        assert_names(&found, "metrics.token_file", &format!("{path} cannot be read"));
+    }
+}
+
+#[test]
+fn a_secret_file_whose_path_is_no_text_is_named() {
+    for value in ["[a]", "{a: b}", "1", "true"] {
+        let found = layered(&yaml_of("metrics.token_file", value), &[]);
+
+        assert_names(&found, "metrics.token_file", "is not the path of a file");
+    }
+}
+
+#[test]
+fn a_secret_file_setting_that_is_empty_is_not_set() {
+    let by_variable = from_variables(&[("BEDROCK_METRICS__TOKEN_FILE", "")]);
+    let by_file = layered("metrics: {token_file: ~}", &[]);
+
+    assert_eq!(by_variable.map(|settings| settings.metrics.token.is_none()), Ok(true));
+    assert_eq!(by_file.map(|settings| settings.metrics.token.is_none()), Ok(true));
+}
+
+fn given_twice(secret: &str) -> Result<Settings, Problems> {
+    let holder = file(sound_value(secret));
+    let yaml = file(&yaml_of(secret, &format!("'{}'", sound_value(secret))));
+    let name = variable(&format!("{secret}_file"));
+    let mut given = companions(secret);
+    given.push((&name, path_of(&holder)));
+    Settings::from_layers(Some(yaml.path()), environment(&given), Need::Service)
+}
+
+#[test]
+fn a_secret_given_both_as_text_and_as_a_file_is_refused() {
+    for secret in SECRETS.iter().filter(|secret| **secret != "database.url") {
+        let found = given_twice(secret);
+
+        let message = format!("set together with {secret}");
+        assert_names(&found, &format!("{secret}_file"), &message);
+        assert!(!found.unwrap_err().to_string().contains(sound_value(secret)));
+    }
+}
+
+#[test]
+fn a_database_url_given_both_as_text_and_as_a_file_is_refused() {
+    let found = given_twice("database.url");
+
+    assert_names(&found, "database.url_file", "set together with database.url");
+}
+
+#[test]
+fn a_guessable_secret_in_a_file_is_refused_too() {
+    let holder = file("short\n");
+    let given = [("BEDROCK_JWT__SECRET_FILE", path_of(&holder))];
+
+    let found = Settings::from_layers(None, environment(&given), Need::Service);
+
+    assert_names(&found, "jwt.secret", "is shorter than 32 bytes");
+}
+
+// SEC-17
+
+#[test]
+fn a_guessable_secret_is_refused_by_name_and_never_quoted() {
+    let weak = [
+        ("Sh0rt-but-v4ried-secret-31-byte", "is shorter than 32 bytes"),
+        ("x", "is shorter than 32 bytes"),
+        ("change-me-change-me-change-me-change-me", "is a sample value"),
+        ("Change-Me-please-this-is-long-enough-to-pass", "is a sample value"),
+        ("your-secret-key-at-least-32-characters-long", "is a sample value"),
+        ("replace-with-the-output-of-openssl-rand-base64-48", "is a sample value"),
+        ("zzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzz", "is one character repeated"),
+    ];
+    for (value, part) in weak {
+        for (key, yaml) in [
+            ("jwt.secret", format!("jwt: {{secret: {value}}}")),
+            (
+                "secrets.api_key_pepper",
+                format!("jwt: {{secret: {SOUND}}}\nsecrets: {{api_key_pepper: {value}}}"),
+            ),
+            (
+                "secrets.previous_api_key_peppers",
+                format!(
+                    "jwt: {{secret: {SOUND}}}\nsecrets: {{previous_api_key_peppers: [{SOUND}p, {value}]}}"
+                ),
+            ),
+            (
+                "jwt.previous_secrets",
+                format!(
+                    "jwt: {{secret: {SOUND}, previous_secrets: \
+                     [{{id: a, secret: {value}, until: 2027-01-31T00:00:00Z}}]}}"
+                ),
+            ),
+        ] {
+            let found = from_yaml(&yaml);
+
+            assert_names(&found, key, part);
+            let text = found.unwrap_err().to_string();
+            assert!(value.len() < 2 || !text.contains(value), "{text}");
+        }
+    }
+}
+
+#[test]
+fn a_secret_of_exactly_32_varied_bytes_is_accepted() {
+    for secret in ["aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaab", "ääääääääääääääääöö"] {
+        assert!(from_yaml(&format!("jwt: {{secret: {secret}}}")).is_ok(), "{secret}");
+    }
+}
+
+// Ranges, forms and combinations
+
+#[test]
+fn values_outside_their_range_or_form_are_named() {
+    let until = "until: 2027-01-31T00:00:00Z";
+    let twice =
+        format!("[{{id: a, secret: {SOUND}1, {until}}}, {{id: a, secret: {SOUND}2, {until}}}]");
+    let current = format!("[{{id: a, secret: {SOUND}, {until}}}]");
+    let rows = [
+        ("auth.identity_max_age_seconds", "0", "must be 1 to 60"),
+        ("auth.identity_max_age_seconds", "61", "must be 1 to 60"),
+        ("usage.journal_max_bytes", "16777215", "at least 16777216"),
+        ("usage.batch_size", "0", "must be 1 to 10000"),
+        ("usage.batch_size", "10001", "must be 1 to 10000"),
+        ("usage.batch_delay_ms", "0", "must be 1 to 60000"),
+        ("usage.batch_delay_ms", "60001", "must be 1 to 60000"),
+        ("cache.max_entries", "0", "at least 1"),
+        ("cache.cleanup_interval", "0", "at least 1"),
+        ("cache.validation_ttl", "0", "at least 1"),
+        ("api_keys.default_expiry_days", "0", "no lifetime"),
+        ("api_keys.default_expiry_days", "366", "more than api_keys.max_expiry_days"),
+        ("api_keys.default_expiry_days", "~", "more than api_keys.max_expiry_days"),
+        ("api_keys.max_expiry_days", "36501", "at most 36500"),
+        ("admin.emails", "[nobody]", "`nobody` is not an e-mail"),
+        ("admin.emails", "['user@']", "is not an e-mail"),
+        ("admin.emails", "['@example.com']", "is not an e-mail"),
+        ("admin.emails", "['user@example.com@example.com']", "is not an e-mail"),
+        ("shutdown.pre_drain_seconds", "86401", "at most 86400"),
+        ("shutdown.timeout_seconds", "86401", "at most 86400"),
+        ("shutdown.streaming_timeout_seconds", "86401", "at most 86400"),
+        ("shutdown.token_tracking_timeout_seconds", "86401", "at most 86400"),
+        ("logging.level", "info=loud", "is not a level"),
+        ("database.url", "mysql://localhost/usage", "must start with"),
+        ("database.url", "./usage.db", "must start with"),
+        ("database.url", "'sqlite://'", "names no file"),
+        ("database.url", "'sqlite://?mode=rwc'", "names no file"),
+        ("database.url", "'sqlite://usage.db?mode=ro'", "the only option"),
+        ("database.url", "'sqlite://usage.db?mode=memory'", "the only option"),
+        ("database.url", "'sqlite://usage.db?cache=shared'", "the only option"),
+        ("database.url", "'sqlite://usage.db?mode=rwc&cache=shared'", "the only option"),
+        ("database.url", "'sqlite://usage.db?'", "the only option"),
+        ("database.url", "'postgres://user:password@host:port/db'", "is not a Postgres"),
+        ("database.max_connections", "0", "must be 1 to 1000"),
+        ("database.max_connections", "1001", "must be 1 to 1000"),
+        ("database.wait_seconds", "3601", "at most 3600"),
+        ("jwt.access_token_ttl", "0", "must be 1 to 3600"),
+        ("jwt.access_token_ttl", "3601", "must be 1 to 3600"),
+        ("jwt.issuer", "''", "must not be empty"),
+        ("jwt.audience", "''", "must not be empty"),
+        ("jwt.previous_secrets", &twice, "the id `a` is used twice"),
+        ("jwt.previous_secrets", &current, "holds the current secret"),
+        ("secrets.api_key_pepper", SOUND, "must differ from jwt.secret"),
+        ("server.max_body_bytes", "0", "must be 1 to 37748736"),
+        ("server.max_body_bytes", "37748737", "must be 1 to 37748736"),
+        ("server.workers", "1025", "at most 1024"),
+        ("server.public_url", "'ftp://proxy.example.com'", "must be http"),
+        ("server.public_url", "proxy.example.com", "must be http"),
+        ("server.public_url", "'https://proxy.example.com/path'", "must be http"),
+        ("server.public_url", "'https://proxy.example.com/?a=b'", "must be http"),
+        ("server.public_url", "'https://user@proxy.example.com'", "must be http"),
+        ("server.public_url", "''", "must be http"),
+        ("server.cors_origins", "['*']", "`*` is not an origin"),
+        ("server.cors_origins", "['https://app.example.com/']", "is not an origin"),
+        ("server.cors_origins", "[app.example.com]", "is not an origin"),
+        ("server.cors_origins", "['null']", "is not an origin"),
+        ("server.allowed_hosts", "['']", "is not a host name"),
+        ("server.allowed_hosts", "['*.example.com']", "is not a host name"),
+        ("server.allowed_hosts", "['https://proxy.example.com']", "is not a host name"),
+        ("server.limits.connections", "0", "at least 1"),
+        ("server.limits.in_flight_requests", "0", "at least 1"),
+        ("server.limits.in_flight_bytes", "10485759", "at least 10485760"),
+        ("server.limits.request_line_bytes", "255", "at least 256"),
+        ("server.limits.header_bytes", "1023", "at least 1024"),
+        ("server.timeouts.head_seconds", "0", "must be 1 to 86400"),
+        ("server.timeouts.head_seconds", "86401", "must be 1 to 86400"),
+        ("server.timeouts.body_idle_seconds", "0", "must be 1 to 86400"),
+        ("server.timeouts.body_total_seconds", "0", "must be 1 to 86400"),
+        ("server.timeouts.keep_alive_seconds", "86401", "must be 1 to 86400"),
+        ("server.timeouts.write_stall_seconds", "0", "must be 1 to 86400"),
+        ("aws.access_key_id", "id", "go together"),
+        ("aws.session_token", "token", "needs aws.access_key_id"),
+        ("aws.region", "Frankfurt", "is not a region name"),
+        ("aws.region", "eu_central_1", "is not a region name"),
+        ("aws.region", "'-'", "is not a region name"),
+        ("aws.endpoint_url", "'http://vpce.example.com'", "must be https"),
+        ("aws.endpoint_url", "vpce.example.com", "must be https"),
+        ("aws.endpoint_url", "'https://vpce.example.com/?a=b'", "must be https"),
+        ("aws.endpoint_url", "not a url", "must be https"),
+        (
+            "aws.regions",
+            "[{name: eu-west-1, endpoint_url: 'http://vpce.example.com'}]",
+            "must be https",
+        ),
+        (
+            "aws.regions",
+            "[{name: eu-west-1, endpoint: 'https://vpce.example.com'}]",
+            "a region name, or",
+        ),
+        ("aws.allowed_accounts", "['12345678901']", "is not an account number"),
+        ("aws.allowed_accounts", "[12345678901a]", "is not an account number"),
+        ("aws.connect_timeout_seconds", "0", "must be 1 to 86400"),
+        ("aws.first_byte_timeout_seconds", "86401", "must be 1 to 86400"),
+        ("aws.stream_idle_timeout_seconds", "0", "must be 1 to 86400"),
+        ("aws.total_timeout_seconds", "86401", "must be 1 to 86400"),
+        ("metrics.host", "0.0.0.0", "needs metrics.token"),
+        ("metrics.port", "3000", "must differ from server.port"),
+    ];
+    for (key, value, part) in rows {
+        let Err(Problems(problems)) = layered(&yaml_of(key, value), &[]) else {
+            panic!("{key}: {value} was accepted");
+        };
+        let named = problems.iter().any(|p| p.key.starts_with(key) && p.message.contains(part));
+        assert!(named, "{key}: {value}: {part} is not among {problems:?}");
+    }
+}
+
+#[test]
+fn values_at_the_edge_of_their_range_are_accepted() {
+    for (key, value) in [
+        ("auth.identity_max_age_seconds", "1"),
+        ("auth.identity_max_age_seconds", "60"),
+        ("usage.journal_max_bytes", "16777216"),
+        ("usage.batch_size", "10000"),
+        ("usage.batch_delay_ms", "60000"),
+        ("api_keys.default_expiry_days", "365"),
+        ("api_keys.max_expiry_days", "36500"),
+        ("api_keys.max_expiry_days", "~"),
+        ("admin.emails", "['user@example.com']"),
+        ("shutdown.timeout_seconds", "86400"),
+        ("shutdown.timeout_seconds", "0"),
+        ("logging.level", "'info,bedrock_sso_proxy=debug'"),
+        ("database.url", "'sqlite://usage.db'"),
+        ("database.url", "'sqlite:///var/lib/usage.db?mode=rw'"),
+        ("database.url", "'postgresql://user:password@host:5432/db'"),
+        ("database.max_connections", "1000"),
+        ("database.wait_seconds", "3600"),
+        ("jwt.access_token_ttl", "3600"),
+        ("server.port", "0"),
+        ("server.max_body_bytes", "37748736"),
+        ("server.public_url", "'https://proxy.example.com:8443/'"),
+        ("server.cors_origins", "['http://localhost:5173']"),
+        ("server.allowed_hosts", "['proxy.example.com:8443']"),
+        ("server.limits.in_flight_bytes", "10485760"),
+        ("server.timeouts.head_seconds", "86400"),
+        ("aws.region", "us-gov-west-1"),
+        ("aws.regions", "[eu-west-1, {name: us-west-2}]"),
+        ("aws.endpoint_url", "'http://localhost:4566'"),
+        ("aws.endpoint_url", "'http://127.0.0.1:4566'"),
+        ("aws.endpoint_url", "'http://[::1]:4566'"),
+        ("aws.allowed_accounts", "['012345678901']"),
+        ("aws.total_timeout_seconds", "86400"),
+        ("metrics.host", "localhost"),
+        ("metrics.host", "'::1'"),
+        ("metrics.port", "0"),
+    ] {
+        if let Err(problems) = layered(&yaml_of(key, value), &[]) {
+            panic!("{key}: {value}: {problems}");
+        }
+    }
+}
+
+#[test]
+fn settings_that_exclude_each_other_are_named() {
+    let keys = "access_key_id: id, secret_access_key: key";
+    for (yaml, key, part) in [
+        ("server: {tls: {cert: /cert.pem}}".to_owned(), "server.tls", "go together"),
+        ("server: {tls: {key: /key.pem}}".to_owned(), "server.tls", "go together"),
+        ("aws: {secret_access_key: key}".to_owned(), "aws.access_key_id", "go together"),
+        (format!("aws: {{{keys}, bearer_token: t}}"), "aws.bearer_token", "keep one"),
+        (format!("aws: {{{keys}, profile: p}}"), "aws.profile", "keep one"),
+        ("aws: {bearer_token: t, profile: p}".to_owned(), "aws.profile", "keep one"),
+        (
+            format!(
+                "jwt: {{secret_id: a, previous_secrets: \
+                 [{{id: a, secret: {SOUND}1, until: 2027-01-31T00:00:00Z}}]}}"
+            ),
+            "jwt.previous_secrets",
+            "the id `a` is used twice",
+        ),
+        (
+            "server: {max_body_bytes: 20, limits: {in_flight_bytes: 19}}".to_owned(),
+            "server.limits.in_flight_bytes",
+            "at least 20",
+        ),
+    ] {
+        assert_names(&layered(&yaml, &[]), key, part);
+    }
+    for yaml in [
+        format!("aws: {{{keys}, session_token: t}}"),
+        "aws: {bearer_token: t}".to_owned(),
+        "aws: {profile: p}".to_owned(),
+        "server: {tls: {cert: /cert.pem, key: /key.pem}}".to_owned(),
+        "metrics: {host: 0.0.0.0, token: t}".to_owned(),
+        "metrics: {host: 0.0.0.0, allow_anonymous: true}".to_owned(),
+        "metrics: {host: 0.0.0.0, port: 3000, enabled: false}".to_owned(),
+    ] {
+        if let Err(problems) = layered(&yaml, &[]) {
+            panic!("{yaml}: {problems}");
+        }
+    }
+}
+
+#[test]
+fn a_bad_name_among_the_further_regions_is_found_under_their_key() {
+    for value in ["[Dublin]", "[{name: Dublin}]"] {
+        let found = layered(&yaml_of("aws.regions", value), &[]);
+
+        assert_names(&found, "aws.regions", "`Dublin` is not a region name");
+    }
+}
+
+#[test]
+fn a_longest_lifetime_of_no_days_is_found_under_its_own_key() {
+    let found = layered("api_keys: {default_expiry_days: 0, max_expiry_days: 0}", &[]);
+
+    assert_names(&found, "api_keys.max_expiry_days", "no lifetime");
+}
+
+#[test]
+fn an_empty_metrics_token_protects_nothing_and_is_refused() {
+    // SEC-61: beyond loopback a bearer token is required, and "" is what a client without one gives.
+    let found = layered("metrics: {host: 0.0.0.0, token: ''}", &[]);
+
+    assert!(found.is_err());
+}
+
+// What a command needs
+
+#[test]
+fn the_database_alone_needs_no_secret() {
+    let settings = Settings::from_layers(None, std::iter::empty(), Need::Database).unwrap();
+
+    assert!(settings.jwt.secret.is_none());
+}
+
+#[test]
+fn the_database_alone_still_needs_everything_else_to_be_right() {
+    let given = [("BEDROCK_DATABASE__URL", "sqlite://x?mode=ro"), ("BEDROCK_SERVER__PROT", "1")];
+
+    let found = Settings::from_layers(None, environment(&given), Need::Database);
+
+    assert_eq!(names(&found.unwrap_err()), ["server.prot", "database.url"]);
+}
+
+#[test]
+fn the_service_does_not_start_without_a_jwt_secret() {
+    let found = Settings::from_layers(None, std::iter::empty(), Need::Service);
+
+    assert_names(&found, "jwt.secret", "BEDROCK_JWT__SECRET=");
+    assert_eq!(found.unwrap_err().to_string().lines().next(), Some("1 problem in the settings:"));
+}
+
+// What is printed
+
+/// Settings with a canary in every secret; sound as a whole but for the credentials that exclude each other.
+fn with_canaries() -> Settings {
+    let numbered = |number: usize| format!("{CANARY}{number}");
+    let yaml = format!(
+        "jwt: {{secret: {}, previous_secrets: [{{id: old, secret: {}, until: 2027-01-31T00:00:00Z}}]}}\n\
+         secrets: {{api_key_pepper: {}, previous_api_key_peppers: [{}]}}\n\
+         aws: {{access_key_id: {}, secret_access_key: {}, session_token: {}}}\n\
+         database: {{url: 'postgres://user:{}@db.example.com/usage'}}\n\
+         metrics: {{token: {}}}",
+        numbered(1),
+        numbered(2),
+        numbered(3),
+        numbered(4),
+        numbered(5),
+        numbered(6),
+        numbered(7),
+        numbered(8),
+        numbered(9),
+    );
+    from_yaml(&yaml).unwrap()
+}
+
+#[test]
+fn masked_settings_hide_every_secret_and_show_the_rest() {
+    let masked = with_canaries().masked;
+
+    let text = serde_yaml::to_string(&masked).unwrap();
+    assert!(!text.contains("canary"), "{text}");
+    assert_eq!(masked["jwt"]["secret"], MASK);
+    assert_eq!(masked["jwt"]["previous_secrets"][0]["secret"], MASK);
+    assert_eq!(masked["jwt"]["previous_secrets"][0]["id"], "old");
+    assert_eq!(masked["secrets"]["previous_api_key_peppers"][0], MASK);
+    assert_eq!(masked["database"]["url"], format!("postgres://user:{MASK}@db.example.com/usage"));
+    assert_eq!(masked["aws"]["bearer_token"], Value::Null);
+    assert_eq!(masked["server"]["port"], 3000);
+}
+
+#[test]
+fn a_secret_from_a_file_or_a_variable_is_masked_as_well() {
+    let holder = file(CANARY);
+    let bearer =
+        [("BEDROCK_AWS__BEARER_TOKEN", CANARY), ("BEDROCK_JWT__SECRET_FILE", path_of(&holder))];
+
+    let settings = Settings::from_layers(None, environment(&bearer), Need::Service).unwrap();
+
+    assert_eq!(settings.masked["jwt"]["secret"], MASK);
+    assert_eq!(settings.masked["aws"]["bearer_token"], MASK);
+    assert!(!settings.masked.to_string().contains("canary"));
+}
+
+#[test]
+fn the_password_of_a_database_is_masked_wherever_the_url_has_it() {
+    for url in [
+        format!("postgres://user:{CANARY}@host/db"),
+        format!("postgresql://user:%40:{CANARY}@host:5432/db?sslmode=require"),
+        format!("postgres://user:{CANARY}@host/db?application_name=a@b"),
+        format!("postgres://:{CANARY}@host/db"),
+    ] {
+        let masked = layered(&yaml_of("database.url", &format!("'{url}'")), &[]).unwrap().masked;
+
+        assert!(!masked.to_string().contains("canary"), "{}", masked["database"]["url"]);
+    }
+}
+
+#[test]
+fn the_password_among_the_parameters_of_a_database_url_is_masked() {
+    for url in [
+        format!("postgres://host/db?user=user&password={CANARY}"),
+        format!("postgres://user@host/db?password={CANARY}"),
+    ] {
+        let settings = layered(&yaml_of("database.url", &format!("'{url}'")), &[]).unwrap();
+
+        let parsed: tokio_postgres::Config = url.parse().unwrap();
+        assert_eq!(parsed.get_password(), Some(CANARY.as_bytes()));
+        assert!(!settings.masked.to_string().contains("canary"), "{}", settings.masked["database"]);
+    }
+}
+
+#[test]
+fn debug_output_shows_no_secret() {
+    let settings = with_canaries();
+
+    let text = format!("{settings:?}");
+
+    let shown: Vec<&str> = text.split(", ").filter(|part| part.contains("canary")).collect();
+    assert_eq!(shown, Vec::<&str>::new());
+}
+
+// The file itself
+
+#[test]
+fn a_named_file_that_is_missing_is_an_error_that_names_it() {
+    let missing = Path::new("/nowhere/config.yaml");
+
+    let found = Settings::from_layers(Some(missing), std::iter::empty(), Need::Service);
+
+    assert_names(&found, "/nowhere/config.yaml", "cannot be read");
+}
+
+#[test]
+fn a_file_that_is_no_yaml_mapping_is_an_error_that_names_it() {
+    for yaml in [
+        "server: {port: 1",
+        "server:\n\tport: 1",
+        "server: port: 1",
+        "- a\n- b",
+        "just text",
+        "a: 1\n---\nb: 2",
+        "? [a]\n: b",
+    ] {
+        let file = file(yaml);
+
+        let found = Settings::from_layers(Some(file.path()), std::iter::empty(), Need::Service);
+
+        assert_names(&found, path_of(&file), "");
+        assert_eq!(found.unwrap_err().0.len(), 1, "{yaml}");
+    }
+}
+
+#[test]
+fn a_file_with_a_syntax_error_near_a_secret_does_not_quote_it() {
+    for yaml in [
+        format!("jwt: {{secret: {CANARY}"),
+        format!("jwt:\n  secret: {CANARY}\n bad: 1"),
+        format!("jwt:\n  secret: \"{CANARY}"),
+        format!("jwt:\n  secret: @{CANARY}"),
+    ] {
+        let text = from_yaml(&yaml).unwrap_err().to_string();
+
+        assert!(!text.contains("canary"), "{text}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_variable_makes_loading_panic_or_quotes_a_secret(
+        name in "(SERVER|JWT|AWS|SECRETS|X|)(_|__|___)(SECRET|PORT|TLS__CERT|REGIONS|PREVIOUS_SECRETS|[A-Z_]{0,6})(__X)?",
+        text in "\\PC{0,12}|\\[\\PC{0,12}|-?[0-9]{1,25}",
+    ) {
+        let name = format!("BEDROCK_{name}");
+        let found = from_variables(&[(&name, &text), ("BEDROCK_JWT__SECRET__X", CANARY)]);
+
+        let text = found.unwrap_err().to_string();
+
+        prop_assert!(!text.contains("canary"), "{text}");
+    }
+
+    #[test]
+    fn no_file_makes_loading_panic(yaml in "(server|jwt|aws|a|)(:|: |\n|)[ \\[{~'\"]?\\PC{0,24}") {
+        let _either = from_yaml(&yaml);
+    }
+}
