@@ -10,12 +10,13 @@ import subprocess
 import sys
 import time
 
+from streams import INPUT_TOKENS, OUTPUT_TOKENS
+
 HERE = pathlib.Path(__file__).parent
 MODEL = "us.anthropic.claude-sonnet-4-20250514-v1:0"
 INVOKE = f"/model/{MODEL}/invoke"
 STREAM = f"/model/{MODEL}/invoke-with-response-stream"
 EMAIL = "bench@example.com"
-INPUT_TOKENS, OUTPUT_TOKENS = 412, 87
 TICKS = os.sysconf("SC_CLK_TCK")
 
 #: The load and upstream share a core; what is measured has another to itself.

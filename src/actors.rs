@@ -148,15 +148,25 @@ impl Actors {
         let authorization = Current::default();
 
         let auth = {
-            let (pool, keys, admins) = (pool.clone(), Arc::new(keys), AdminRule::new(&settings.admin));
+            let (pool, keys, admins) =
+                (pool.clone(), Arc::new(keys), AdminRule::new(&settings.admin));
             let (known, cache, metrics) = (known.clone(), settings.cache.clone(), metrics.clone());
             Place::start(threads.auth.handle(), move || {
-                AuthActor::new(pool.clone(), keys.clone(), admins.clone(), known.clone(), &cache, metrics.clone())
+                AuthActor::new(
+                    pool.clone(),
+                    keys.clone(),
+                    admins.clone(),
+                    known.clone(),
+                    &cache,
+                    metrics.clone(),
+                )
             })
         };
         let credentials = {
             let (source, current) = (Source::new(&settings.aws), authorization.clone());
-            Place::start(threads.auth.handle(), move || CredentialsActor::new(source.clone(), current.clone()))
+            Place::start(threads.auth.handle(), move || {
+                CredentialsActor::new(source.clone(), current.clone())
+            })
         };
         let usage = {
             let (pool, settings, metrics) = (pool.clone(), settings.usage.clone(), metrics.clone());
@@ -165,7 +175,8 @@ impl Actors {
             })
         };
         let gauge = metrics.live_streams.clone();
-        let streams = Place::start(threads.background.handle(), move || StreamSupervisor::new(gauge.clone()));
+        let streams =
+            Place::start(threads.background.handle(), move || StreamSupervisor::new(gauge.clone()));
         let unstable = Arc::default();
         (Self { auth, known, credentials, authorization, streams, usage, unstable }, threads)
     }

@@ -138,7 +138,7 @@ pub struct Admin {
 pub struct Aws {
     pub region: Option<String>,
     pub regions: Vec<FurtherRegion>,
-    pub access_key_id: Option<String>,
+    pub access_key_id: Option<SecretString>,
     pub secret_access_key: Option<SecretString>,
     pub session_token: Option<SecretString>,
     pub profile: Option<String>,

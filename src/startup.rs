@@ -31,8 +31,7 @@ use tracing_actix_web::TracingLogger;
 
 use crate::{
     actors::{
-        Actors, Threads,
-        Ping,
+        Actors, Ping, Threads,
         streams::Drain,
         usage::{Flush, Record, UsageRecorder},
     },

@@ -11,8 +11,7 @@ use std::{
 };
 
 use actix::{
-    Actor, ActorFutureExt, AsyncContext, Context, Handler, Message, ResponseActFuture,
-    WrapFuture,
+    Actor, ActorFutureExt, AsyncContext, Context, Handler, Message, ResponseActFuture, WrapFuture,
 };
 use futures_util::{
     FutureExt,
@@ -328,9 +327,11 @@ mod tests {
     const NOW: fn() -> Timestamp = db::now;
 
     async fn actor() -> AuthActor {
-        let secret = ("BEDROCK_JWT__SECRET".to_owned(), "a-secret-for-this-test-with-32-bytes".to_owned());
+        let secret =
+            ("BEDROCK_JWT__SECRET".to_owned(), "a-secret-for-this-test-with-32-bytes".to_owned());
         let memory = ("BEDROCK_DATABASE__ENABLED".to_owned(), "false".to_owned());
-        let settings = Settings::from_layers(None, [secret, memory].into_iter(), Need::Service).unwrap();
+        let settings =
+            Settings::from_layers(None, [secret, memory].into_iter(), Need::Service).unwrap();
         let known = Arc::new(Known::new(&settings.cache, &settings.auth));
         let keys = Arc::new(Keys::new(&settings).unwrap());
         let pool = Pool::open(&settings.database).unwrap();
@@ -355,7 +356,10 @@ mod tests {
         actor.remember(digest, &good(None), later);
         assert!(matches!(actor.known.get(&digest, NOW()), Lookup::Good { .. }));
         actor.saw_epoch(5, 0);
-        assert!(matches!(actor.known.get(&digest, NOW()), Lookup::Good { .. }), "nothing was taken away");
+        assert!(
+            matches!(actor.known.get(&digest, NOW()), Lookup::Good { .. }),
+            "nothing was taken away"
+        );
         actor.saw_epoch(6, 0);
         assert!(matches!(actor.known.get(&digest, NOW()), Lookup::Unknown));
     }
@@ -367,7 +371,10 @@ mod tests {
 
         actor.remember([2; 32], &good(Some(end)), actor.generation);
 
-        assert!(matches!(actor.known.get(&[2; 32], end - chrono::TimeDelta::milliseconds(1)), Lookup::Good { .. }));
+        assert!(matches!(
+            actor.known.get(&[2; 32], end - chrono::TimeDelta::milliseconds(1)),
+            Lookup::Good { .. }
+        ));
         assert!(matches!(actor.known.get(&[2; 32], end), Lookup::Unknown));
     }
 

@@ -6,8 +6,8 @@ use std::{
 };
 
 use actix::{
-    Actor, ActorFutureExt, Addr, Context, Handler, Message, ResponseActFuture,
-    WrapFuture, dev::SendError,
+    Actor, ActorFutureExt, Addr, Context, Handler, Message, ResponseActFuture, WrapFuture,
+    dev::SendError,
 };
 use prometheus::IntGauge;
 use tokio::sync::watch;

@@ -7,8 +7,7 @@ use std::{
 };
 
 use actix::{
-    Actor, ActorFutureExt, AsyncContext, Context, Handler, Message, ResponseActFuture,
-    WrapFuture,
+    Actor, ActorFutureExt, AsyncContext, Context, Handler, Message, ResponseActFuture, WrapFuture,
 };
 use tokio::sync::oneshot;
 
@@ -226,7 +225,8 @@ impl UsageRecorder {
     }
 
     fn tell_waiting(&mut self) {
-        if self.pending.is_empty() && !self.writing && self.spilled().is_empty() && !self.replaying {
+        if self.pending.is_empty() && !self.writing && self.spilled().is_empty() && !self.replaying
+        {
             for waiting in self.waiting.drain(..) {
                 let _gone = waiting.send(());
             }

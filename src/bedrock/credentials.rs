@@ -8,7 +8,7 @@ use std::{
 use arc_swap::ArcSwapOption;
 use aws_config::{BehaviorVersion, meta::region::ProvideRegion};
 use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider};
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 
 use super::sign::AccessKeys;
 use crate::settings::Aws;
@@ -65,7 +65,7 @@ impl Source {
             Self::Fixed(Authorization::Bearer(token.clone()))
         } else if let Some((id, secret)) = explicit {
             let keys = AccessKeys {
-                access_key_id: id.clone(),
+                access_key_id: id.expose_secret().to_owned(),
                 secret_access_key: secret.clone(),
                 session_token: settings.session_token.clone(),
             };

@@ -89,13 +89,14 @@ async fn authenticate(request: &HttpRequest) -> Result<Arc<Identity>, ApiError> 
         }
         Lookup::Refused(refusal) => return Err(refused(given.kind(), refusal)),
         Lookup::Unknown => {
-            let answer = actors.auth.address().send(Authenticate(given)).await.map_err(|error| {
-                ApiError::new(
-                    Code::Overloaded,
-                    "Credentials cannot be checked at the moment. Try again.",
-                )
-                .caused_by(error)
-            })?;
+            let answer =
+                actors.auth.address().send(Authenticate(given)).await.map_err(|error| {
+                    ApiError::new(
+                        Code::Overloaded,
+                        "Credentials cannot be checked at the moment. Try again.",
+                    )
+                    .caused_by(error)
+                })?;
             answer.map_err(|error: AuthError| ApiError::from(error))?
         }
     };

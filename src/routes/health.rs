@@ -77,7 +77,11 @@ fn condition(shared: &Shared) -> &'static str {
         "draining"
     } else if health.is_starting() {
         "starting"
-    } else if refusing || !health.actors_answer() || shared.actors.are_unstable() || !health.database_in_grace() {
+    } else if refusing
+        || !health.actors_answer()
+        || shared.actors.are_unstable()
+        || !health.database_in_grace()
+    {
         "unavailable"
     } else {
         "ok"

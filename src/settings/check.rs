@@ -29,8 +29,14 @@ impl Check {
 pub(super) fn check(settings: &Settings, need: Need) -> Vec<Problem> {
     let mut check = Check(Vec::new());
     database(&mut check, &settings.database);
-    let level = settings.logging.level.parse::<tracing_subscriber::EnvFilter>();
-    check.that(level.is_ok(), "logging.level", "is not a level or a list of filter directives");
+    let level = &settings.logging.level;
+    // A bare word is a level; the filter would take another one for the name of a module, and log nothing.
+    let words = level.split(',').filter(|part| !part.contains(['=', '[']) && !part.contains("::"));
+    let levels = words
+        .map(str::trim)
+        .all(|word| word.parse::<tracing_subscriber::filter::LevelFilter>().is_ok());
+    let sound = levels && level.parse::<tracing_subscriber::EnvFilter>().is_ok();
+    check.that(sound, "logging.level", "is not a level or a list of filter directives");
     if need == Need::Service {
         jwt(&mut check, &settings.jwt);
         secrets(&mut check, &settings.secrets, &settings.jwt);
@@ -51,11 +57,13 @@ pub(super) fn check(settings: &Settings, need: Need) -> Vec<Problem> {
     check.that(cache.cleanup_interval > 0, "cache.cleanup_interval", "must be at least 1 second");
     check.that(cache.validation_ttl > 0, "cache.validation_ttl", "must be at least 1 second");
     let keys = &settings.api_keys;
-    check.that(
-        keys.default_expiry_days != Some(0) && keys.max_expiry_days != Some(0),
-        "api_keys.default_expiry_days",
-        "0 days is no lifetime; leave it empty for keys without an end",
-    );
+    for (key, days) in [
+        ("api_keys.default_expiry_days", keys.default_expiry_days),
+        ("api_keys.max_expiry_days", keys.max_expiry_days),
+    ] {
+        let message = "0 days is no lifetime; leave it empty for keys without an end";
+        check.that(days != Some(0), key, message);
+    }
     if let Some(most) = keys.max_expiry_days {
         let within = keys.default_expiry_days.is_some_and(|days| days <= most);
         check.that(within, "api_keys.default_expiry_days", "is more than api_keys.max_expiry_days");
@@ -205,21 +213,21 @@ fn aws(check: &mut Check, aws: &Aws) {
     check.that(sources <= 1, "aws.bearer_token", "set together with aws.access_key_id; keep one");
     let single = !(sources == 1 && aws.profile.is_some());
     check.that(single, "aws.profile", "set together with explicit credentials; keep one");
-    let names = aws.region.iter().chain(aws.regions.iter().map(|region| &region.name));
-    for name in names {
+    let regions = aws.regions.iter().map(|region| ("aws.regions", &region.name));
+    for (key, name) in aws.region.iter().map(|name| ("aws.region", name)).chain(regions) {
         let message = format!("`{name}` is not a region name such as eu-central-1");
-        check.that(is_region(name), "aws.region", message);
+        check.that(is_region(name), key, message);
     }
     let endpoints = aws.endpoint_url.iter().map(|url| ("aws.endpoint_url", url));
     let further = aws.regions.iter().filter_map(|region| region.endpoint_url.as_ref());
     for (key, url) in endpoints.chain(further.map(|url| ("aws.regions", url))) {
-        let parsed = url.parse::<Uri>().ok().filter(|uri| uri.query().is_none());
+        let parsed = url.parse::<Uri>().ok().filter(is_plain_endpoint);
         let host = parsed.as_ref().and_then(Uri::host).unwrap_or_default();
         let scheme = parsed.as_ref().and_then(Uri::scheme_str).unwrap_or_default();
         check.that(
             scheme == "https" || (scheme == "http" && is_loopback(host)),
             key,
-            format!("`{url}` must be https://host[:port] (plain http only to this machine)"),
+            "must be https://host[:port], without a path, user or password (plain http only to this machine)",
         );
     }
     for account in &aws.allowed_accounts {
@@ -241,6 +249,8 @@ fn metrics(check: &mut Check, metrics: &Metrics, server: &Server) {
     if !metrics.enabled {
         return;
     }
+    let empty = metrics.token.as_ref().is_some_and(|token| token.expose_secret().is_empty());
+    check.that(!empty, "metrics.token", "must not be empty");
     check.that(
         metrics.is_loopback() || metrics.token.is_some() || metrics.allow_anonymous,
         "metrics.host",
@@ -251,6 +261,12 @@ fn metrics(check: &mut Check, metrics: &Metrics, server: &Server) {
         "metrics.port",
         "must differ from server.port",
     );
+}
+
+/// A URL of a scheme, a host and perhaps a port.
+fn is_plain_endpoint(uri: &Uri) -> bool {
+    let user = uri.authority().is_some_and(|authority| authority.as_str().contains('@'));
+    uri.path() == "/" && uri.query().is_none() && !user
 }
 
 /// A region's name: lower-case letters, digits and dashes.

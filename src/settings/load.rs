@@ -78,7 +78,9 @@ impl Settings {
     pub fn load(file: Option<&Path>, need: Need) -> Result<Self, Problems> {
         let fallback = PathBuf::from("config.yaml");
         let file = file.or_else(|| fallback.is_file().then_some(fallback.as_path()));
-        Self::from_layers(file, std::env::vars(), need)
+        let text = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
+        let environment = std::env::vars_os().map(|(name, value)| (text(name), text(value)));
+        Self::from_layers(file, environment, need)
     }
 
     /// As [`Settings::load`], with the environment as an argument.
@@ -94,7 +96,7 @@ impl Settings {
             Err(problem) => return Err(Problems(vec![problem])),
         };
         apply_environment(&mut tree, &defaults, environment, &mut problems);
-        read_secret_files(&mut tree, &mut problems);
+        read_secret_files(&mut tree, &defaults, &mut problems);
         remove_unknown(&mut tree, &defaults, "", &mut problems);
         let masked = mask(tree.clone());
         let mut settings = typed(tree, &defaults, &mut problems);
@@ -141,11 +143,17 @@ fn apply_environment(
         };
         let path = path.to_ascii_lowercase();
         if !path.contains("__") {
-            if let Some(section) = defaults.as_object().and_then(|sections| {
-                sections.keys().find(|section| path.starts_with(&format!("{section}_")))
+            if let Some((section, field)) = defaults.as_object().and_then(|sections| {
+                let rest =
+                    |section| Some((section, path.strip_prefix(section)?.strip_prefix('_')?));
+                sections.keys().find_map(|section| rest(section.as_str()))
             }) {
-                let field = path.trim_start_matches(section.as_str()).trim_start_matches('_');
-                let meant = format!("{PREFIX}{section}__{field}").to_ascii_uppercase();
+                let mut known = Vec::new();
+                list_keys(defaults, "", &mut known);
+                let exact = known.iter().find(|key| key.replace('.', "_") == path);
+                let meant = exact.map(|key| key.replace('.', "__"));
+                let meant = meant.unwrap_or_else(|| format!("{section}__{field}"));
+                let meant = format!("{PREFIX}{meant}").to_ascii_uppercase();
                 problems.push(Problem::new(
                     name,
                     format!(
@@ -204,18 +212,19 @@ fn set(tree: &mut Value, keys: &[&str], value: Value) {
 }
 
 /// Replaces `<secret>_file: PATH` by the secret that the file holds.
-fn read_secret_files(tree: &mut Value, problems: &mut Vec<Problem>) {
+fn read_secret_files(tree: &mut Value, defaults: &Value, problems: &mut Vec<Problem>) {
     for secret in SECRETS {
         let Some((section, field)) = secret.split_once('.') else { continue };
         let from = format!("{field}_file");
         let Some(members) = tree.get_mut(section).and_then(Value::as_object_mut) else { continue };
-        let Some(path) = members.remove(&from) else { continue };
+        let Some(path) = members.remove(&from).filter(|path| !path.is_null()) else { continue };
         let key = format!("{section}.{from}");
         let Value::String(path) = path else {
             problems.push(Problem::new(key, "is not the path of a file"));
             continue;
         };
-        if members.get(field).is_some_and(|value| !value.is_null()) && *secret != "database.url" {
+        let default = defaults.get(section).and_then(|section| section.get(field));
+        if members.get(field) != default {
             problems.push(Problem::new(&key, format!("set together with {secret}; keep one")));
         }
         match secret_file(Path::new(&path)) {
@@ -294,8 +303,10 @@ fn typed(mut tree: Value, defaults: &Value, problems: &mut Vec<Problem>) -> Opti
         };
         let path = error.path().to_string();
         // A type error quotes the value; a secret must not be quoted.
-        let secret =
-            SECRETS.iter().any(|secret| path.starts_with(secret)) || path.contains("secret");
+        let inside =
+            |secret: &&str| secret.strip_prefix(&path).is_some_and(|rest| rest.starts_with('.'));
+        let secret = SECRETS.iter().any(|secret| path.starts_with(secret) || inside(secret))
+            || path.contains("secret");
         let message =
             if secret { "has the wrong type".to_owned() } else { error.inner().to_string() };
         problems.push(Problem::new(&path, message));
@@ -332,17 +343,22 @@ fn mask(mut tree: Value) -> Value {
     tree
 }
 
-/// A URL with the password of its user-info masked.
+/// A URL of Postgres with the password and all parameters masked: one of them may be a password too.
 fn mask_url(url: &str) -> String {
-    match url.split_once("://") {
-        Some((scheme, rest)) => match rest.rsplit_once('@') {
-            Some((user, host)) => {
-                let user = user.split(':').next().unwrap_or_default();
-                format!("{scheme}://{user}:{MASK}@{host}")
-            }
-            None => url.to_owned(),
-        },
-        None => url.to_owned(),
+    let Some((scheme, rest)) = url.split_once("://").filter(|(scheme, _)| *scheme != "sqlite")
+    else {
+        return url.to_owned();
+    };
+    let (user, place) = match rest.rsplit_once('@') {
+        Some((user, place)) => {
+            let name = user.split([':', '/', '?']).next().unwrap_or_default();
+            (format!("{name}:{MASK}@"), place)
+        }
+        None => (String::new(), rest),
+    };
+    match place.split_once('?') {
+        Some((place, _)) => format!("{scheme}://{user}{place}?{MASK}"),
+        None => format!("{scheme}://{user}{place}"),
     }
 }
 

@@ -60,6 +60,8 @@ pub struct Directory {
     /// Held as long as the process lives; another process that can lock it knows that this one is gone.
     lock: File,
     lock_path: PathBuf,
+    /// The directory itself, to bring new files' names to the disk.
+    folder: Arc<File>,
     /// Set at the end of a shutdown: what is left is for whoever starts next.
     left: AtomicBool,
     max_bytes: u64,
@@ -81,12 +83,16 @@ impl Directory {
         db::private_directory(path)?;
         let instance = uuid::Uuid::now_v7().simple().to_string();
         let lock_path = path.join(format!("{instance}.lock"));
-        let lock = private_file(&lock_path)?;
+        // Nobody may find it before it is locked.
+        let new = path.join(format!("{instance}.new"));
+        let lock = private_file(&new)?;
         lock.try_lock().map_err(io::Error::from)?;
+        std::fs::rename(&new, &lock_path)?;
         Ok(Arc::new(Self {
             path: path.to_owned(),
             instance,
             lock,
+            folder: Arc::new(File::open(path)?),
             left: AtomicBool::new(false),
             lock_path,
             max_bytes,
@@ -275,6 +281,8 @@ pub struct Journal {
     synced: Cell<u64>,
     sync_wanted: Notify,
     sync_done: Notify,
+    /// Finished segments, and the directory when it has new files, until they are on the disk too.
+    unsynced: RefCell<Vec<Arc<File>>>,
     scratch: RefCell<Vec<u8>>,
 }
 
@@ -304,6 +312,7 @@ impl Journal {
             synced: Cell::new(0),
             sync_wanted: Notify::new(),
             sync_done: Notify::new(),
+            unsynced: RefCell::default(),
             scratch: RefCell::new(Vec::with_capacity(2048)),
         })
     }
@@ -429,17 +438,17 @@ impl Journal {
         if self.synced.get() >= upto {
             return;
         }
-        let current =
-            self.file.borrow().as_ref().map(|c| (c.file.clone(), c.segment.directory.clone()));
-        if let Some((file, directory)) = current {
-            let synced = tokio::task::spawn_blocking(move || file.sync_data()).await;
-            match synced.map_err(io::Error::other).flatten() {
-                Ok(()) => {}
-                Err(error) => {
-                    directory.refusing.store(true, SeqCst);
-                    tracing::error!(%error, "the usage journal could not be brought to the disk");
-                }
+        let others = std::mem::take(&mut *self.unsynced.borrow_mut());
+        let current = self.file.borrow().as_ref().map(|current| current.file.clone());
+        let synced = tokio::task::spawn_blocking(move || {
+            others.iter().try_for_each(|file| file.sync_all())?;
+            current.map_or(Ok(()), |file| file.sync_data())
+        });
+        if let Err(error) = synced.await.map_err(io::Error::other).flatten() {
+            if let Some(directory) = &self.directory {
+                directory.refusing.store(true, SeqCst);
             }
+            tracing::error!(%error, "the usage journal could not be brought to the disk");
         }
         // Waiting for a disk that fails would hang calls; the failure shows in readiness and the log instead.
         self.synced.set(upto);
@@ -448,10 +457,15 @@ impl Journal {
 
     fn seal_if_wanted(&self) {
         let mut current = self.file.borrow_mut();
-        let wanted = current.as_ref().filter(|c| c.segment.seal_wanted.load(SeqCst));
-        if let Some(directory) = wanted.map(|current| current.segment.directory.clone())
-            && let Err(error) = self.begin_segment(&mut current, &directory, 0)
-        {
+        let Some(segment) = current.as_ref().map(|current| current.segment.clone()) else { return };
+        // All of it is committed, and other workers may need the space.
+        let idle = segment.mentions.load(SeqCst) == 0 && segment.directory.is_refusing();
+        if !idle && !segment.seal_wanted.load(SeqCst) {
+            return;
+        }
+        if self.reserved.get() == 0 {
+            self.finish(current.take()); // no call is open: a full journal can be sealed too
+        } else if let Err(error) = self.begin_segment(&mut current, &segment.directory, 0) {
             tracing::warn!(%error, "no new journal segment could be begun");
         }
     }
@@ -467,12 +481,20 @@ impl Journal {
         if full && self.begin_segment(current, directory, needed).is_ok() {
             return Ok(());
         }
-        let Some(current) = current else { return self.begin_segment(current, directory, needed) };
-        let wanted = current.position + self.reserved.get() + needed;
-        if wanted > current.allocated {
-            let more = (wanted - current.allocated).next_multiple_of(GROWTH);
-            allocate(&current.file, &current.segment, current.allocated, more)?;
-            current.allocated += more;
+        let Some(old) = current else { return self.begin_segment(current, directory, needed) };
+        let wanted = old.position + self.reserved.get() + needed;
+        if wanted <= old.allocated {
+            return Ok(());
+        }
+        let more = (wanted - old.allocated).next_multiple_of(GROWTH);
+        match allocate(&old.file, &old.segment, old.allocated, more) {
+            Ok(()) => old.allocated += more,
+            // All that the segment holds is committed: its space is what there is.
+            Err(JournalError::Full) if old.segment.mentions.load(SeqCst) == 0 => {
+                self.finish(current.take());
+                return self.begin_segment(current, directory, needed);
+            }
+            Err(error) => return Err(error),
         }
         Ok(())
     }
@@ -502,17 +524,18 @@ impl Journal {
             return Err(error);
         }
         self.next_segment.set(number + 1);
+        self.unsynced.borrow_mut().push(directory.folder.clone());
         let file = Arc::new(file);
-        if let Some(old) = current.replace(Current { file, segment, position: 0, allocated }) {
-            if self.fsync == Fsync::Always
-                && let Err(error) = old.file.sync_data()
-            {
-                tracing::error!(%error, "the usage journal could not be brought to the disk");
-            }
-            old.segment.sealed.store(true, SeqCst);
-            old.segment.delete_if_done();
-        }
+        self.finish(current.replace(Current { file, segment, position: 0, allocated }));
         Ok(())
+    }
+
+    /// Nothing more is written to this segment.
+    fn finish(&self, old: Option<Current>) {
+        let Some(old) = old else { return };
+        self.unsynced.borrow_mut().push(old.file);
+        old.segment.sealed.store(true, SeqCst);
+        old.segment.delete_if_done();
     }
 
     fn append(&self, current: &mut Current, record: &[u8]) -> io::Result<()> {

@@ -8,6 +8,7 @@ use serde::{
     Deserialize, Deserializer,
     de::{IgnoredAny, MapAccess, SeqAccess, Visitor},
 };
+use serde_json::value::RawValue;
 
 use super::TokenCounts;
 
@@ -27,6 +28,8 @@ pub struct Reading {
     pub nonsense: u32,
     /// The stream said that it is over: `message_stop`.
     stopped: bool,
+    /// The output is that of `message_start`: a small number that a later report replaces.
+    preliminary: bool,
     /// Nothing more will be said of usage.
     pub ended: bool,
 }
@@ -64,8 +67,7 @@ impl Reading {
     pub fn event(&mut self, kind: StreamKind, payload: &[u8]) {
         match kind {
             StreamKind::Converse => {
-                self.model_event(payload);
-                self.ended |= self.complete; // `metadata`, after `messageStop`, is the one event with usage
+                self.ended |= self.model_event(payload); // `metadata`, after `messageStop`, is the one event with usage
             }
             StreamKind::Invoke => {
                 // Nearly all events are text deltas; their start, decoded, tells them without decoding the rest.
@@ -79,22 +81,24 @@ impl Reading {
                     return;
                 }
                 if let Ok(event) = STANDARD.decode(chunk.bytes.as_bytes()) {
-                    self.model_event(&event);
+                    let _usage = self.model_event(&event);
                 }
             }
         }
     }
 
-    fn model_event(&mut self, event: &[u8]) {
-        let Ok(said) = serde_json::from_slice::<Said<'_>>(event) else { return };
+    /// Answers whether the event has a `usage` of its own.
+    fn model_event(&mut self, event: &[u8]) -> bool {
+        let Ok(said) = serde_json::from_slice::<Said<'_>>(event) else { return false };
         self.take(&said);
         self.stopped |= said.kind.as_deref() == Some("message_stop");
         // `message_start` has preliminary figures; every other report comes at the end.
         let metadata = said.metadata.is_some_and(|metadata| metadata.usage.is_some());
         let last =
             said.metrics.is_some() || metadata || (said.usage.is_some() && said.message.is_none());
-        self.complete |= last && self.tokens.output.is_some();
+        self.complete |= last && self.tokens.output.is_some() && !self.preliminary;
         self.ended |= said.metrics.is_some() || metadata || (self.stopped && self.complete);
+        said.usage.is_some()
     }
 
     /// Reads the counts in the headers of a whole answer, for what the body did not say.
@@ -105,12 +109,13 @@ impl Reading {
             self.nonsense += u32::from(value.is_none());
             value
         };
+        let cache_write = count("x-amzn-bedrock-cache-write-input-token-count");
         let counts = TokenCounts {
             input: count("x-amzn-bedrock-input-token-count"),
             output: count("x-amzn-bedrock-output-token-count"),
             cache_read: count("x-amzn-bedrock-cache-read-input-token-count"),
-            cache_write: count("x-amzn-bedrock-cache-write-input-token-count"),
-            cache_write_1h: None,
+            cache_write,
+            cache_write_1h: cache_write.map(|_| 0),
         };
         self.fill(counts);
         self.complete |= !self.tokens.is_empty();
@@ -119,8 +124,12 @@ impl Reading {
     fn take(&mut self, said: &Said<'_>) {
         let mut nonsense = 0;
         if let Some(usage) = said.message.as_ref().and_then(|message| message.usage.as_ref()) {
-            self.replace(usage.counts(&mut nonsense));
+            let counts = usage.counts(&mut nonsense);
+            self.preliminary |= counts.output.is_some() && !self.complete;
+            self.replace(counts);
         }
+        let begun = std::mem::take(&mut self.preliminary);
+        let before = begun.then(|| self.tokens.output.take()).flatten();
         if let Some(usage) = &said.usage {
             self.replace(usage.counts(&mut nonsense));
         }
@@ -131,10 +140,14 @@ impl Reading {
         if let Some(metrics) = &said.metrics {
             self.fill(metrics.counts(&mut nonsense));
         }
+        if begun && self.tokens.output.is_none() {
+            (self.tokens.output, self.preliminary) = (before, true);
+        }
         self.nonsense += nonsense;
         if let Some(reason) = said.stop_reason() {
-            self.stop_reason =
-                Some(reason.chars().take(STOP_REASON).filter(|c| !c.is_control()).collect());
+            self.stop_reason = reason
+                .get(..reason.floor_char_boundary(STOP_REASON))
+                .map(|reason| reason.chars().filter(|c| !c.is_control()).collect());
         }
     }
 
@@ -224,8 +237,10 @@ impl Said<'_> {
         };
         let input = first([self.input_text_token_count, self.prompt_token_count]);
         let output = first([self.total_output_text_token_count, self.generation_token_count]);
+        let wrong = |result: &&Part<'_>| result.token_count == Count::Nonsense;
+        *nonsense += self.results.iter().filter(wrong).count() as u32;
         let sum: Option<i64> = self.results.iter().map(|result| result.token_count.value()).sum();
-        let titan = sum.filter(|_| !self.results.is_empty());
+        let titan = sum.filter(|_| !self.results.is_empty()).and_then(|sum| bounded(sum, nonsense));
         let prompt = self.prompt.as_ref().and_then(|prompt| prompt.tokens.0);
         let completed: Option<i64> =
             self.completions.iter().map(|c| c.data.as_ref()?.tokens.0).sum();
@@ -361,27 +376,32 @@ impl Usage {
         let parts = self.cache_creation.as_ref().map(|parts| {
             (first(&[parts.ephemeral_5m_input_tokens]), first(&[parts.ephemeral_1h_input_tokens]))
         });
+        let hour_is_absent = self
+            .cache_creation
+            .as_ref()
+            .is_some_and(|parts| parts.ephemeral_1h_input_tokens == Count::Absent);
         let detail = self.cache_details.iter().find(|detail| detail.ttl.as_deref() == Some("1h"));
         let one_hour = match (&parts, detail) {
+            (Some((short, _)), _) if hour_is_absent => cache_write.or(*short).map(|_| 0),
             (Some((_, hour)), _) => *hour,
-            (None, Some(detail)) => detail.input_tokens.value(),
+            (None, Some(detail)) => first(&[detail.input_tokens]),
             // A breakdown without an hour's part, or no breakdown: all of it is the short kind.
             (None, None) => cache_write.map(|_| 0),
         };
+        let input = first(&[self.input_tokens, self.input, self.prompt_tokens]);
+        let output = first(&[self.output_tokens, self.output, self.completion_tokens]);
+        let cache_read =
+            first(&[self.cache_read_input_tokens, self.cache_read, self.cache_read_count]);
         let sum = parts.and_then(|(short, hour)| match (short, hour) {
             (None, None) => None,
             _ => Some(short.unwrap_or(0) + hour.unwrap_or(0)),
         });
         TokenCounts {
-            input: first(&[self.input_tokens, self.input, self.prompt_tokens]),
-            output: first(&[self.output_tokens, self.output, self.completion_tokens]),
-            cache_write: cache_write.or(sum),
+            input,
+            output,
+            cache_write: cache_write.or(sum.and_then(|sum| bounded(sum, nonsense))),
             cache_write_1h: one_hour,
-            cache_read: first(&[
-                self.cache_read_input_tokens,
-                self.cache_read,
-                self.cache_read_count,
-            ]),
+            cache_read,
         }
     }
 }
@@ -457,26 +477,21 @@ macro_rules! otherwise {
 
 impl<'de> Deserialize<'de> for Count {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Counting;
-        impl<'de> Visitor<'de> for Counting {
-            type Value = Count;
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("a token count")
-            }
-            fn visit_u64<E>(self, value: u64) -> Result<Count, E> {
-                let value = i64::try_from(value).ok().filter(|value| *value <= MOST);
-                Ok(value.map_or(Count::Nonsense, Count::Of))
-            }
-            fn visit_i64<E>(self, _: i64) -> Result<Count, E> {
-                Ok(Count::Nonsense) // serde_json gives whole numbers that are not negative as u64
-            }
-            fn visit_f64<E>(self, _: f64) -> Result<Count, E> {
-                Ok(Count::Nonsense)
-            }
-            otherwise!('de, Count::Nonsense; bool unit str seq map);
-        }
-        deserializer.deserialize_any(Counting)
+        // As it is written: a number that no type holds (1e999) is nonsense, not the end of the reading.
+        Ok(match <&RawValue>::deserialize(deserializer)?.get() {
+            "null" => Self::Absent,
+            text => match text.parse::<i64>() {
+                Ok(value) if (0..=MOST).contains(&value) && text != "-0" => Self::Of(value),
+                _ => Self::Nonsense,
+            },
+        })
     }
+}
+
+/// A sum of counts, unless it is more than any call can have.
+fn bounded(sum: i64, nonsense: &mut u32) -> Option<i64> {
+    *nonsense += u32::from(sum > MOST);
+    (sum <= MOST).then_some(sum)
 }
 
 /// The length of a list; whatever is in it.

@@ -352,7 +352,13 @@ impl TestServer {
         let shared = self.shared();
         let journal = shared.journal.clone();
         let quiet = eventually(Duration::from_secs(10), || async {
-            shared.actors.usage.address().send(Flush { within: Duration::from_secs(5) }).await.unwrap();
+            shared
+                .actors
+                .usage
+                .address()
+                .send(Flush { within: Duration::from_secs(5) })
+                .await
+                .unwrap();
             journal.as_ref().is_none_or(|journal| journal.depth() == 0)
         });
         assert!(quiet.await, "usage rows are still on their way");

@@ -427,7 +427,9 @@ async fn a_crashed_actor_is_started_again_and_loses_nothing() {
     assert!(eventually(Duration::from_secs(5), ready).await);
 
     assert!(shared.actors.streams.address().send(Crash).await.is_err());
-    let unready = eventually(Duration::from_secs(5), || async { !ready().await && shared.actors.are_unstable() });
+    let unready = eventually(Duration::from_secs(5), || async {
+        !ready().await && shared.actors.are_unstable()
+    });
     assert!(unready.await, "three crashes within a minute end readiness");
     let reply = app.call(MODEL, STREAM, &message("hi")).bearer(&key).send().await;
     assert!(reply.complete, "but calls are served");

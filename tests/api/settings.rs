@@ -459,7 +459,9 @@ async fn server_tls_speaks_http_1_1_though_a_client_offers_more() {
     let mut connection = TcpStream::connect(app.address()).unwrap();
     let mut stream = rustls::Stream::new(&mut session, &mut connection);
 
-    stream.write_all(b"GET /health/live HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").unwrap();
+    stream
+        .write_all(b"GET /health/live HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
+        .unwrap();
     let mut status = [0; 15];
     stream.read_exact(&mut status).unwrap();
 

@@ -33,35 +33,29 @@ pub struct Recovered {
 /// # Errors
 /// The file system's.
 pub fn orphans(directory: &Directory) -> io::Result<Vec<Orphan>> {
+    let list = || -> io::Result<Vec<PathBuf>> {
+        std::fs::read_dir(&directory.path)?.map(|entry| Ok(entry?.path())).collect()
+    };
+    let name = |path: &Path| Some(path.file_name()?.to_str()?.to_owned());
     let mut orphans = Vec::new();
-    let files: Vec<PathBuf> = std::fs::read_dir(&directory.path)?
-        .map(|entry| Ok(entry?.path()))
-        .collect::<io::Result<_>>()?;
-    let name = |path: &Path| path.file_name().and_then(|name| name.to_str()).map(str::to_owned);
-    for lock_path in files.iter().filter(|path| path.extension().is_some_and(|end| end == "lock")) {
-        let Some(instance) =
-            name(lock_path).and_then(|name| Some(name.strip_suffix(".lock")?.to_owned()))
-        else {
+    for lock_path in list()? {
+        let instance =
+            name(&lock_path).and_then(|name| Some(name.strip_suffix(".lock")?.to_owned()));
+        let Some(instance) = instance.filter(|instance| *instance != directory.instance) else {
             continue;
         };
-        if instance == directory.instance {
-            continue;
-        }
         // It may have ended, and removed its lock, since the directory was read.
-        let Ok(lock) = File::options().read(true).write(true).open(lock_path) else { continue };
+        let Ok(lock) = File::options().read(true).write(true).open(&lock_path) else { continue };
         if lock.try_lock().is_err() {
             continue;
         }
-        let mut segments: Vec<PathBuf> = files
-            .iter()
-            .filter(|path| {
-                name(path)
-                    .is_some_and(|name| name.starts_with(&instance) && name.ends_with(".journal"))
-            })
-            .cloned()
-            .collect();
+        // Only now is it certain that no further file is begun.
+        let is_its = |path: &PathBuf| {
+            name(path).is_some_and(|name| name.starts_with(&instance) && name.ends_with(".journal"))
+        };
+        let mut segments: Vec<PathBuf> = list()?.into_iter().filter(is_its).collect();
         segments.sort();
-        orphans.push(Orphan { _lock: lock, lock_path: lock_path.clone(), segments });
+        orphans.push(Orphan { _lock: lock, lock_path, segments });
     }
     Ok(orphans)
 }
