@@ -121,7 +121,7 @@ async fn serve(
         ApiError::new(Code::Overloaded, "Too many calls at the moment. Try again.")
     })?;
     let model = model_of(&request, operation, &worker)?;
-    tracing::Span::current().record("model", model.as_str());
+    surface::note_model(&request, model.as_str());
     let headers = upstream_headers(&request)?;
     let body = body::read(&request, payload, &mut admission, &worker.shared).await?;
     let call = Call { operation, model, headers, body };

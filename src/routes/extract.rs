@@ -100,7 +100,7 @@ async fn authenticate(request: &HttpRequest) -> Result<Arc<Identity>, ApiError> 
             answer.map_err(|error: AuthError| ApiError::from(error))?
         }
     };
-    surface::note_caller(&identity);
+    surface::note_caller(request, &identity);
     Ok(identity)
 }
 

@@ -1,9 +1,11 @@
 //! What holds for every request before its handler sees it, and for every response: the request id, limits on the
 //! head, the host that was asked for, security headers, and the span under which it is logged.
 
+use std::{net::IpAddr, sync::atomic::Ordering::Relaxed, time::Instant};
+
 use actix_web::{
     Error, HttpMessage, HttpRequest,
-    body::MessageBody,
+    body::{BodySize, MessageBody},
     dev::{ServiceRequest, ServiceResponse},
     http::{
         Method,
@@ -12,11 +14,9 @@ use actix_web::{
     middleware::Next,
     web::Data,
 };
-use tracing::{Span, field};
+use tracing::{Level, Span};
 use tracing_actix_web::RootSpanBuilder;
 use uuid::Uuid;
-
-use std::sync::atomic::Ordering::Relaxed;
 
 use super::error::{ApiError, Code};
 use crate::{
@@ -24,13 +24,35 @@ use crate::{
     state::{Worker, client_address},
 };
 
-/// The id of a request: the client's `X-Request-Id` if that is a UUID, else a new one (SEC-103).
+/// What is noted of a request on its way, for its access line. Kept beside the request and not in its span: a span's
+/// fields are formatted anew whenever one is added.
 #[derive(Debug, Clone)]
-struct RequestTag(Uuid);
+struct Facts {
+    /// The client's `X-Request-Id` if that is a UUID, else a new one (SEC-103).
+    id: Uuid,
+    started: Instant,
+    client: Option<IpAddr>,
+    caller: Option<(i64, Option<i64>)>,
+    model: Option<String>,
+}
 
 /// The request's id, as text.
 pub fn request_id(request: &impl HttpMessage) -> String {
-    request.extensions().get::<RequestTag>().map(|tag| tag.0.to_string()).unwrap_or_default()
+    request.extensions().get::<Facts>().map(|facts| facts.id.to_string()).unwrap_or_default()
+}
+
+/// Notes who calls.
+pub fn note_caller(request: &HttpRequest, identity: &Identity) {
+    if let Some(facts) = request.extensions_mut().get_mut::<Facts>() {
+        facts.caller = Some((identity.user_id, identity.key_id));
+    }
+}
+
+/// Notes which model is called.
+pub fn note_model(request: &HttpRequest, model: &str) {
+    if let Some(facts) = request.extensions_mut().get_mut::<Facts>() {
+        facts.model = Some(model.to_owned());
+    }
 }
 
 /// Opens the span of a request and writes its access line (SEC-81): never the query, never a header's value.
@@ -38,75 +60,65 @@ pub struct AccessLog;
 
 impl RootSpanBuilder for AccessLog {
     fn on_request_start(request: &ServiceRequest) -> Span {
-        let given = request.headers().get("x-request-id").and_then(|value| value.to_str().ok());
-        let id = given.and_then(|text| Uuid::try_parse(text).ok()).unwrap_or_else(Uuid::now_v7);
-        request.extensions_mut().insert(RequestTag(id));
+        let text = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok());
+        let id = text("x-request-id")
+            .and_then(|text| Uuid::try_parse(text).ok())
+            .unwrap_or_else(Uuid::now_v7);
         let worker = request.app_data::<Data<Worker>>();
-        let forwarded =
-            request.headers().get("x-forwarded-for").and_then(|value| value.to_str().ok());
-        let peer = request.peer_addr().map(|peer| peer.ip());
         let trusted = worker.map_or(&[][..], |worker| &worker.shared.server.trusted_proxies);
-        let client = peer.map(|peer| client_address(peer, forwarded, trusted));
-        tracing::info_span!(
-            "request",
-            request_id = %id,
-            method = %request.method(),
-            client = client.map(tracing::field::display),
-            user_id = field::Empty,
-            key_id = field::Empty,
-            model = field::Empty,
-        )
+        let peer = request.peer_addr().map(|peer| peer.ip());
+        let client = peer.map(|peer| client_address(peer, text("x-forwarded-for"), trusted));
+        let facts = Facts { id, started: Instant::now(), client, caller: None, model: None };
+        request.extensions_mut().insert(facts);
+        tracing::info_span!("request", request_id = %id)
     }
 
     fn on_request_end<B: MessageBody>(span: Span, outcome: &Result<ServiceResponse<B>, Error>) {
         let _entered = span.enter();
-        match outcome {
-            Ok(response) => {
-                let request = response.request();
-                let status = response.status().as_u16();
-                let route = request.match_pattern();
-                let route = route.as_deref().unwrap_or("-");
+        let response = match outcome {
+            Ok(response) => response,
+            Err(error) => return tracing::error!(%error, "a request failed"),
+        };
+        let request = response.request();
+        let extensions = request.extensions();
+        let Some(facts) = extensions.get::<Facts>() else { return };
+        let status = response.status().as_u16();
+        let error = response.response().error().and_then(Error::as_error::<ApiError>);
+        macro_rules! access_line {
+            ($level:expr, $($rest:tt)+) => {{
                 let size = match response.response().body().size() {
-                    actix_web::body::BodySize::Sized(size) => Some(size),
+                    BodySize::Sized(size) => Some(size),
                     _ => None,
                 };
                 let length = request.headers().get(header::CONTENT_LENGTH);
-                let received = length
-                    .and_then(|value| value.to_str().ok())
-                    .and_then(|text| text.parse::<u64>().ok());
-                let since =
-                    request.extensions().get::<Started>().map(|started| started.0.elapsed());
-                let ms = since.map(|elapsed| elapsed.as_secs_f64() * 1000.0);
-                match response.response().error().and_then(Error::as_error::<ApiError>) {
-                    Some(error) if status >= 500 => {
-                        let cause = error.causes();
-                        tracing::error!(route, status, received, size, ms, cause, "{error}");
-                    }
-                    Some(error) => {
-                        let cause = error.causes();
-                        let refusal = error.refusal.map(|refusal| refusal.as_str());
-                        tracing::info!(
-                            route, status, received, size, ms, cause, refusal, "{error}"
-                        );
-                    }
-                    None => tracing::info!(route, status, received, size, ms, "answered"),
-                }
-            }
-            Err(error) => tracing::error!(%error, "a request failed"),
+                let received = length.and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+                tracing::event!(
+                    $level,
+                    method = request.method().as_str(),
+                    route = request.match_pattern().as_deref().unwrap_or("-"),
+                    status,
+                    received,
+                    size,
+                    ms = facts.started.elapsed().as_secs_f64() * 1000.0,
+                    client = facts.client.map(tracing::field::display),
+                    user_id = facts.caller.map(|(user_id, _)| user_id),
+                    key_id = facts.caller.and_then(|(_, key_id)| key_id),
+                    model = facts.model.as_deref(),
+                    $($rest)+
+                )
+            }};
         }
-    }
-}
-
-/// When the request's head was read.
-#[derive(Clone, Copy)]
-struct Started(std::time::Instant);
-
-/// Notes in the request's span who calls.
-pub fn note_caller(identity: &Identity) {
-    let span = Span::current();
-    span.record("user_id", identity.user_id);
-    if let Some(key_id) = identity.key_id {
-        span.record("key_id", key_id);
+        match error {
+            Some(error) if status >= 500 => {
+                access_line!(Level::ERROR, cause = error.causes(), "{error}");
+            }
+            Some(error) => {
+                let refusal = error.refusal.map(|refusal| refusal.as_str());
+                access_line!(Level::INFO, cause = error.causes(), refusal, "{error}");
+            }
+            None if tracing::enabled!(Level::INFO) => access_line!(Level::INFO, "answered"),
+            None => {}
+        }
     }
 }
 
@@ -115,7 +127,6 @@ pub async fn guard(
     request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<impl MessageBody>, Error> {
-    request.extensions_mut().insert(Started(std::time::Instant::now()));
     let worker = request.app_data::<Data<Worker>>().cloned();
     let id = request_id(&request);
     let inference = request.path().starts_with("/bedrock/");
