@@ -31,6 +31,8 @@ pub type Timestamp = NaiveDateTime;
 
 pub type SqliteAsync = SyncConnectionWrapper<SqliteConnection>;
 
+/// After this long without an acknowledgement a connection to Postgres is dead.
+const DEAD_PEER: Duration = Duration::from_secs(15);
 /// How long a query waits for a free connection.
 const POOL_WAIT: Duration = Duration::from_secs(5);
 
@@ -52,26 +54,29 @@ pub enum DbError {
 }
 
 impl From<diesel::result::Error> for DbError {
+    /// A constraint speaks of the row, a broken statement of this program; everything else that a database says (a full
+    /// disk, a lock, a missing right, a shutdown) is about the database, and passes.
     fn from(error: diesel::result::Error) -> Self {
         use diesel::result::{DatabaseErrorKind as Kind, Error};
         match error {
-            Error::DatabaseError(Kind::ClosedConnection | Kind::UnableToSendCommand, _) => {
+            Error::DatabaseError(Kind::ReadOnlyTransaction, _) => Self::ReadOnly,
+            Error::DatabaseError(Kind::Unknown, ref details)
+                if details.message() == "attempt to write a readonly database" =>
+            {
+                Self::ReadOnly
+            }
+            Error::DatabaseError(
+                Kind::UniqueViolation
+                | Kind::ForeignKeyViolation
+                | Kind::RestrictViolation
+                | Kind::NotNullViolation
+                | Kind::CheckViolation
+                | Kind::ExclusionViolation,
+                _,
+            ) => Self::Query(error),
+            Error::DatabaseError(..) | Error::BrokenTransactionManager => {
                 Self::Unavailable(Box::new(error))
             }
-            Error::DatabaseError(Kind::ReadOnlyTransaction, _) => Self::ReadOnly,
-            // SQLite tells these by text alone: the message of its result code.
-            Error::DatabaseError(_, ref details) => match details.message() {
-                "attempt to write a readonly database" => Self::ReadOnly,
-                "disk I/O error"
-                | "unable to open database file"
-                | "database is locked"
-                | "database or disk is full"
-                | "database disk image is malformed" => Self::Unavailable(Box::new(error)),
-                message if message.contains("shutting down") || message.contains("terminating") => {
-                    Self::Unavailable(Box::new(error))
-                }
-                _ => Self::Query(error),
-            },
             other => Self::Query(other),
         }
     }
@@ -143,7 +148,37 @@ pub enum Pool {
     Sqlite {
         read: AsyncPool<SqliteAsync>,
         write: AsyncPool<SqliteAsync>,
+        /// `None` in memory.
+        file: Option<Arc<SqliteFile>>,
     },
+}
+
+/// The file that was opened. One that is removed or replaced can still be written to, for nobody to read.
+pub struct SqliteFile {
+    path: PathBuf,
+    identity: (u64, u64),
+}
+
+impl SqliteFile {
+    fn at(path: PathBuf) -> std::io::Result<Self> {
+        let identity = Self::identity(&path)?;
+        Ok(Self { path, identity })
+    }
+
+    fn identity(path: &std::path::Path) -> std::io::Result<(u64, u64)> {
+        use std::os::unix::fs::MetadataExt;
+        let found = std::fs::metadata(path)?;
+        Ok((found.dev(), found.ino()))
+    }
+
+    fn check(&self) -> Result<(), DbError> {
+        match Self::identity(&self.path) {
+            Ok(identity) if identity == self.identity => Ok(()),
+            _ => Err(DbError::Unavailable(
+                "the database file was removed or replaced; restart".into(),
+            )),
+        }
+    }
 }
 
 /// How to reach Postgres: with TLS and a verified certificate, or in clear.
@@ -170,7 +205,7 @@ impl Pool {
     pub fn open(settings: &Database) -> Result<Self, DbError> {
         if !settings.enabled {
             let only = sqlite_pool(":memory:", 1, "")?;
-            return Ok(Self::Sqlite { read: only.clone(), write: only });
+            return Ok(Self::Sqlite { read: only.clone(), write: only, file: None });
         }
         let url = settings.url.expose_secret();
         match settings.sqlite_path() {
@@ -180,6 +215,10 @@ impl Pool {
                 Ok(Self::Sqlite {
                     read: sqlite_pool(&file, settings.max_connections, "PRAGMA query_only = ON;")?,
                     write: sqlite_pool(&file, 1, "")?,
+                    file: Some(Arc::new(
+                        SqliteFile::at(path.clone())
+                            .map_err(|error| DbError::Unavailable(error.into()))?,
+                    )),
                 })
             }
             None => {
@@ -208,7 +247,10 @@ impl Pool {
     pub async fn writer(&self) -> Result<Conn, DbError> {
         Ok(match self {
             Self::Postgres { pool, .. } => Conn::Postgres(pool.get().await?),
-            Self::Sqlite { write, .. } => Conn::Sqlite(write.get().await?),
+            Self::Sqlite { write, file, .. } => {
+                file.as_ref().map_or(Ok(()), |file| file.check())?;
+                Conn::Sqlite(write.get().await?)
+            }
         })
     }
 
@@ -216,7 +258,7 @@ impl Pool {
     pub fn close(&self) {
         match self {
             Self::Postgres { pool, .. } => pool.close(),
-            Self::Sqlite { read, write } => {
+            Self::Sqlite { read, write, .. } => {
                 read.close();
                 write.close();
             }
@@ -304,12 +346,17 @@ pub async fn connect_postgres(
     url: &str,
     tls: &PostgresTls,
 ) -> Result<AsyncPgConnection, ConnectionError> {
-    let bad = |error: tokio_postgres::Error| ConnectionError::BadConnection(error.to_string());
+    let bad = |error: tokio_postgres::Error| {
+        let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}"));
+        ConnectionError::BadConnection(format!("{error}{}", cause.unwrap_or_default()))
+    };
     let mut config: tokio_postgres::Config = url.parse().map_err(bad)?;
     if config.get_connect_timeout().is_none() {
         config.connect_timeout(POOL_WAIT);
     }
     config.application_name("bedrock_proxy");
+    // A server that vanished without a word is noticed by the kernel, not by a call that hangs.
+    config.tcp_user_timeout(DEAD_PEER);
     match tls {
         PostgresTls::Clear => {
             let (client, connection) = config.connect(tokio_postgres::NoTls).await.map_err(bad)?;
@@ -365,6 +412,9 @@ where
 /// # Errors
 /// The failure of the connection or of `SELECT 1`.
 pub async fn ping(pool: &Pool) -> Result<(), DbError> {
+    if let Pool::Sqlite { file: Some(file), .. } = pool {
+        file.check()?;
+    }
     let mut conn = pool.reader().await?;
     on_conn!(&mut conn, c => diesel_async::SimpleAsyncConnection::batch_execute(c, "SELECT 1").await)?;
     Ok(())

@@ -29,8 +29,11 @@ pub enum Access {
 pub const ROUTES: &[(&str, &str, Access)] = &[
     ("HEAD", "/", Access::Public),
     ("GET", "/health", Access::Public),
+    ("HEAD", "/health", Access::Public),
     ("GET", "/health/live", Access::Public),
+    ("HEAD", "/health/live", Access::Public),
     ("GET", "/health/ready", Access::Public),
+    ("HEAD", "/health/ready", Access::Public),
     ("GET", "/robots.txt", Access::Public),
     ("GET", "/openapi.json", Access::Docs),
     ("GET", "/openapi.yaml", Access::Docs),
@@ -42,13 +45,33 @@ pub const ROUTES: &[(&str, &str, Access)] = &[
     ("GET", "/api/usage/records", Access::Caller),
 ];
 
+/// The methods that a path takes, for `Allow`; `pattern` is the router's.
+fn methods_of(pattern: &str) -> String {
+    let path = pattern.replace(":.*}", "}");
+    let methods: Vec<&str> =
+        ROUTES.iter().filter(|(_, known, _)| *known == path).map(|(method, ..)| *method).collect();
+    methods.join(", ")
+}
+
 /// Mounts the routes; through paperclip, so that each documents itself.
 pub fn configure(config: &mut web::ServiceConfig) {
     config
         .service(web::resource("/").route(web::head().to(health::probe)))
-        .service(web::resource("/health").route(web::get().to(health::health)))
-        .service(web::resource("/health/live").route(web::get().to(health::live)))
-        .service(web::resource("/health/ready").route(web::get().to(health::ready)))
+        .service(
+            web::resource("/health")
+                .route(web::get().to(health::health))
+                .route(web::head().to(health::health)),
+        )
+        .service(
+            web::resource("/health/live")
+                .route(web::get().to(health::live))
+                .route(web::head().to(health::live)),
+        )
+        .service(
+            web::resource("/health/ready")
+                .route(web::get().to(health::ready))
+                .route(web::head().to(health::ready)),
+        )
         .service(web::resource("/robots.txt").route(web::get().to(docs::robots)))
         .service(web::resource("/openapi.json").route(web::get().to(docs::json)))
         .service(web::resource("/openapi.yaml").route(web::get().to(docs::yaml)))

@@ -11,6 +11,7 @@ use ipnet::IpNet;
 use secrecy::SecretString;
 use serde::{Deserialize, Deserializer, de};
 
+pub use check::surroundings;
 pub use load::{Need, Problem, Problems};
 
 /// The effective settings of one process.

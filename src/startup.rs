@@ -76,7 +76,7 @@ impl Application {
     ///
     /// # Errors
     /// Whatever keeps it from starting, with the setting to look at.
-    pub async fn build(settings: Settings) -> anyhow::Result<Self> {
+    pub async fn build(mut settings: Settings) -> anyhow::Result<Self> {
         let stall = Duration::from_secs(settings.server.timeouts.write_stall_seconds);
         let address =
             listen_address(&settings.server.host, settings.server.port).context("server.host")?;
@@ -94,8 +94,9 @@ impl Application {
         // In memory there is nothing yet, so there it is always applied.
         let apply = settings.database.migration_on_startup || !settings.database.enabled;
         let wait = Duration::from_secs(settings.database.wait_seconds);
-        let schema =
-            migrations::prepare(&pool, apply, wait).await.context("the database cannot be used")?;
+        let schema = migrations::prepare(&pool, apply, wait)
+            .await
+            .context("the database cannot be used (database.url)")?;
         if !schema.changed.is_empty() {
             tracing::info!(versions = schema.changed.join(", "), "applied migrations");
         }
@@ -115,6 +116,7 @@ impl Application {
         let journal = open_journal(&settings)?;
         let keys = Keys::new(&settings)?;
         let region = credentials::region(&settings.aws).await;
+        settings.aws.region = Some(region.clone());
         let endpoints = Arc::new(Endpoints::new(&settings.aws, &region));
         let roots = tls::roots(settings.aws.ca_file.as_deref())
             .map_err(anyhow::Error::msg)

@@ -6,7 +6,7 @@ use std::{
 };
 
 use arc_swap::ArcSwapOption;
-use aws_config::{BehaviorVersion, meta::region::ProvideRegion};
+use aws_config::{BehaviorVersion, Region, meta::region::ProvideRegion};
 use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider};
 use secrecy::{ExposeSecret, SecretString};
 
@@ -51,7 +51,7 @@ pub type Current = Arc<ArcSwapOption<Authorization>>;
 #[derive(Debug, Clone)]
 pub enum Source {
     Fixed(Authorization),
-    Chain { profile: Option<String> },
+    Chain { profile: Option<String>, region: Option<String> },
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -71,7 +71,7 @@ impl Source {
             };
             Self::Fixed(Authorization::Keys { keys, expires: None })
         } else {
-            Self::Chain { profile: settings.profile.clone() }
+            Self::Chain { profile: settings.profile.clone(), region: settings.region.clone() }
         }
     }
 
@@ -79,10 +79,14 @@ impl Source {
     pub async fn provider(&self) -> Option<SharedCredentialsProvider> {
         match self {
             Self::Fixed(_) => None,
-            Self::Chain { profile } => {
+            Self::Chain { profile, region } => {
                 let mut loader = aws_config::defaults(BehaviorVersion::latest());
                 if let Some(profile) = profile {
                     loader = loader.profile_name(profile);
+                }
+                // Else the chain would ask the machine's metadata service for a region too.
+                if let Some(region) = region {
+                    loader = loader.region(Region::new(region.clone()));
                 }
                 loader.load().await.credentials_provider()
             }

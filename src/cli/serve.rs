@@ -14,7 +14,12 @@ use crate::{settings::Settings, startup::Application, telemetry::LogGuard};
 /// # Errors
 /// Whatever keeps it from starting or running.
 pub async fn run(settings: Settings, log: &LogGuard) -> anyhow::Result<()> {
-    let application = Application::build(settings).await?;
+    let (stop, hurry) = signals()?;
+    let mut stop = std::pin::pin!(stop);
+    let application = tokio::select! {
+        built = Application::build(settings) => built?,
+        () = &mut stop => return Ok(()), // it may wait long for its database
+    };
     let shared = application.shared();
     let dropped = log.counter();
     actix_rt::spawn(async move {
@@ -26,7 +31,6 @@ pub async fn run(settings: Settings, log: &LogGuard) -> anyhow::Result<()> {
                 .set(i64::try_from(dropped.dropped_lines()).unwrap_or(i64::MAX));
         }
     });
-    let (stop, hurry) = signals()?;
     application.run_until_stopped(stop, hurry).await?;
     Ok(())
 }

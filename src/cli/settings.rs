@@ -4,7 +4,7 @@ use std::{path::Path, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
-use crate::settings::{Need, Settings};
+use crate::settings::{Need, Problems, Settings, surroundings};
 
 #[derive(Debug, Parser)]
 pub struct Args {
@@ -30,6 +30,10 @@ pub fn run(args: &Args, file: Option<&Path>) -> anyhow::Result<ExitCode> {
         }
         What::Check => {
             let settings = Settings::load(file, Need::Service)?;
+            let problems = surroundings(&settings);
+            if !problems.is_empty() {
+                return Err(Problems(problems).into());
+            }
             println!("the settings are sound");
             if settings.secrets.api_key_pepper.is_none() {
                 println!(

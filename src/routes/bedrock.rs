@@ -120,10 +120,11 @@ async fn serve(
     let mut admission = Gate::enter(&worker.shared).ok_or_else(|| {
         ApiError::new(Code::Overloaded, "Too many calls at the moment. Try again.")
     })?;
+    // First of all: a connection on which a body was left unread cannot be kept.
+    let body = body::read(&request, payload, &mut admission, &worker.shared).await?;
     let model = model_of(&request, operation, &worker)?;
     surface::note_model(&request, model.as_str());
     let headers = upstream_headers(&request)?;
-    let body = body::read(&request, payload, &mut admission, &worker.shared).await?;
     let call = Call { operation, model, headers, body };
     let endpoint = worker
         .bedrock

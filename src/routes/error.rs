@@ -151,6 +151,8 @@ pub struct ApiError {
     pub refusal: Option<Refusal>,
     dialect: Dialect,
     request_id: String,
+    /// The methods that the path takes instead.
+    allow: String,
 }
 
 impl ApiError {
@@ -163,6 +165,7 @@ impl ApiError {
             refusal: None,
             dialect: Dialect::Own,
             request_id: String::new(),
+            allow: String::new(),
         }
     }
 
@@ -244,6 +247,9 @@ impl ResponseError for ApiError {
         if let Some(seconds) = self.code.retry_after() {
             response.insert_header((header::RETRY_AFTER, seconds));
         }
+        if !self.allow.is_empty() {
+            response.insert_header((header::ALLOW, self.allow.as_str()));
+        }
         if self.dialect == Dialect::Bedrock {
             response.insert_header(("x-amzn-errortype", self.code.bedrock()));
             response.insert_header(("x-amzn-requestid", self.request_id.as_str()));
@@ -295,7 +301,10 @@ async fn reshape<B: MessageBody + 'static>(
             Some(ApiError::new(Code::NotFound, "There is nothing at this path."))
         }
         None if status == StatusCode::METHOD_NOT_ALLOWED && is_empty(&response) => {
-            Some(ApiError::new(Code::MethodNotAllowed, "This path does not take this method."))
+            let pattern = response.request().match_pattern().unwrap_or_default();
+            let error =
+                ApiError::new(Code::MethodNotAllowed, "This path does not take this method.");
+            Some(ApiError { allow: super::methods_of(&pattern), ..error })
         }
         None => None,
     };
@@ -331,6 +340,7 @@ fn in_shape(error: &actix_web::Error, dialect: Dialect, id: &str) -> ApiError {
             refusal: known.refusal,
             dialect: if known.request_id.is_empty() { dialect } else { known.dialect },
             request_id: id.to_owned(),
+            allow: known.allow.clone(),
         },
         None => {
             let status = error.as_response_error().status_code();

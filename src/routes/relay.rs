@@ -120,6 +120,10 @@ impl Relay {
             );
             return Poll::Ready(self.fail(end));
         }
+        if Instant::now() >= self.deadline {
+            let end = End::of(Outcome::Timeout, "modelTimeoutException", "The call took too long.");
+            return Poll::Ready(self.fail(end));
+        }
         let Some(upstream) = &mut self.source.upstream else { return Poll::Ready(None) };
         match upstream.poll_next_unpin(context) {
             Poll::Pending => {

@@ -8,7 +8,7 @@ use actix_web::{
     body::{BodySize, MessageBody},
     dev::{ServiceRequest, ServiceResponse},
     http::{
-        Method,
+        Method, Version,
         header::{self, HeaderName, HeaderValue},
     },
     middleware::Next,
@@ -183,6 +183,12 @@ fn check_head(request: &HttpRequest, worker: &Worker, inference: bool) -> Result
     }
     let mut hosts = request.headers().get_all(header::HOST);
     let host = hosts.next().and_then(|value| value.to_str().ok()).filter(|host| is_host(host));
+    if host.is_none()
+        && request.version() < Version::HTTP_11
+        && !request.headers().contains_key(header::HOST)
+    {
+        return Ok(()); // HTTP/1.0 knows no Host; probes of some load balancers still speak it
+    }
     let (Some(host), None) = (host, hosts.next()) else {
         return Err(ApiError::new(
             Code::InvalidParameter,

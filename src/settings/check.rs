@@ -53,9 +53,21 @@ pub(super) fn check(settings: &Settings, need: Need) -> Vec<Problem> {
     let delay = (1..=60_000).contains(&usage.batch_delay_ms);
     check.that(delay, "usage.batch_delay_ms", "must be 1 to 60000");
     let cache = &settings.cache;
-    check.that(cache.max_entries > 0, "cache.max_entries", "must be at least 1");
-    check.that(cache.cleanup_interval > 0, "cache.cleanup_interval", "must be at least 1 second");
-    check.that(cache.validation_ttl > 0, "cache.validation_ttl", "must be at least 1 second");
+    check.that(
+        (1..=10_000_000).contains(&cache.max_entries),
+        "cache.max_entries",
+        "must be 1 to 10000000",
+    );
+    check.that(
+        (1..=86_400).contains(&cache.cleanup_interval),
+        "cache.cleanup_interval",
+        "must be 1 to 86400 seconds",
+    );
+    check.that(
+        (1..=86_400).contains(&cache.validation_ttl),
+        "cache.validation_ttl",
+        "must be 1 to 86400 seconds",
+    );
     let keys = &settings.api_keys;
     for (key, days) in [
         ("api_keys.default_expiry_days", keys.default_expiry_days),
@@ -84,6 +96,25 @@ pub(super) fn check(settings: &Settings, need: Need) -> Vec<Problem> {
         ("shutdown.token_tracking_timeout_seconds", shutdown.token_tracking_timeout_seconds),
     ] {
         check.that(value <= 86_400, key, "must be at most 86400 (a day)");
+    }
+    check.0
+}
+
+/// What is wrong with the files and names outside that the settings point to; they can change between two looks.
+pub fn surroundings(settings: &Settings) -> Vec<Problem> {
+    let mut check = Check(Vec::new());
+    let server = &settings.server;
+    if let Some((cert, key)) = server.tls.cert.as_ref().zip(server.tls.key.as_ref())
+        && let Err(message) = crate::tls::server(cert, key)
+    {
+        check.that(false, "server.tls", message);
+    }
+    let address = super::listen_address(&server.host, server.port);
+    check.that(address.is_ok(), "server.host", "is not an address, nor a name that has one");
+    if let Some(path) = &settings.aws.ca_file
+        && let Err(message) = crate::tls::roots(Some(path))
+    {
+        check.that(false, "aws.ca_file", message);
     }
     check.0
 }

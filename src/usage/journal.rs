@@ -14,12 +14,12 @@ use std::{
     cell::{Cell, RefCell},
     fs::{File, OpenOptions},
     io,
-    os::unix::fs::{FileExt, OpenOptionsExt},
+    os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     rc::Rc,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::SeqCst},
     },
     time::Duration,
 };
@@ -48,6 +48,8 @@ const GROUP_COMMIT: Duration = Duration::from_millis(2);
 pub enum JournalError {
     #[error("the usage journal has reached usage.journal_max_bytes")]
     Full,
+    #[error("the files of the usage journal were removed, or their disk failed; restart")]
+    Lost,
     #[error("the usage journal cannot be written")]
     Io(#[from] io::Error),
 }
@@ -68,8 +70,10 @@ pub struct Directory {
     bytes: AtomicU64,
     /// Calls opened and not yet committed.
     depth: AtomicU64,
-    /// Whether the last attempt to open a call failed.
-    refusing: AtomicBool,
+    /// Workers whose last attempt to open a call failed.
+    refusing: AtomicUsize,
+    /// The files are gone or the disk failed: nothing more is taken until a restart.
+    lost: AtomicBool,
     /// Segments with rows that left memory. Locked when a receipt is dropped, which is rare, and by the recorder.
     spilled: Mutex<Vec<Arc<Segment>>>,
 }
@@ -98,7 +102,8 @@ impl Directory {
             max_bytes,
             bytes: AtomicU64::new(0),
             depth: AtomicU64::new(0),
-            refusing: AtomicBool::new(false),
+            refusing: AtomicUsize::new(0),
+            lost: AtomicBool::new(false),
             spilled: Mutex::default(),
         }))
     }
@@ -115,7 +120,7 @@ impl Directory {
 
     /// Whether new calls are refused because the journal cannot take them.
     pub fn is_refusing(&self) -> bool {
-        self.refusing.load(SeqCst)
+        self.refusing.load(SeqCst) > 0 || self.lost.load(SeqCst)
     }
 
     /// The segments whose rows must be read back, each once. They stay on the list until they are taken off it.
@@ -274,6 +279,8 @@ pub struct Journal {
     on_full: OnFull,
     file: RefCell<Option<Current>>,
     next_segment: Cell<u32>,
+    /// Whether the last attempt to open a call failed.
+    refused: Cell<bool>,
     /// Bytes promised to open calls for their final records.
     reserved: Cell<u64>,
     /// Numbers of the newest record written, and of the newest known to be on the disk.
@@ -307,6 +314,7 @@ impl Journal {
             on_full,
             file: RefCell::new(None),
             next_segment: Cell::new(0),
+            refused: Cell::new(false),
             reserved: Cell::new(0),
             written: Cell::new(0),
             synced: Cell::new(0),
@@ -326,19 +334,50 @@ impl Journal {
         let Some(directory) = &self.directory else {
             return Ok(Slot { segment: None, reserved: 0 });
         };
-        let opened = self.try_open(row, directory);
-        let refused = opened.is_err();
-        if refused != directory.refusing.swap(refused, SeqCst) {
-            match &opened {
-                Err(error) => {
-                    tracing::error!(%error, on_full = ?self.on_full, "the usage journal takes no calls")
-                }
-                Ok(_) => tracing::info!("the usage journal takes calls again"),
-            }
-        }
+        let opened = match directory.lost.load(SeqCst) {
+            true => Err(JournalError::Lost),
+            false => self.try_open(row, directory),
+        };
+        self.note_refusal(directory, opened.as_ref().err());
         match opened {
             Err(_) if self.on_full == OnFull::BestEffort => Ok(Slot { segment: None, reserved: 0 }),
             opened => opened,
+        }
+    }
+
+    /// Tells once when calls are refused, and once when they are taken again.
+    fn note_refusal(&self, directory: &Directory, refusal: Option<&JournalError>) {
+        if self.refused.replace(refusal.is_some()) == refusal.is_some() {
+            return;
+        }
+        match refusal {
+            Some(error) => {
+                if directory.refusing.fetch_add(1, SeqCst) == 0 {
+                    tracing::error!(%error, on_full = ?self.on_full, "the usage journal takes no calls");
+                }
+            }
+            None => {
+                if directory.refusing.fetch_sub(1, SeqCst) == 1 {
+                    tracing::info!("the usage journal takes calls again");
+                }
+            }
+        }
+    }
+
+    /// Looks whether the files are still there, and whether calls can be taken again: without readiness none may come to
+    /// find out.
+    fn look_after(&self) {
+        let Some(directory) = &self.directory else { return };
+        let current = self.file.borrow().as_ref().map(|current| current.file.clone());
+        let gone = |file: &File| file.metadata().is_ok_and(|found| found.nlink() == 0);
+        if (gone(&directory.lock) || current.is_some_and(|file| gone(&file)))
+            && !directory.lost.swap(true, SeqCst)
+        {
+            tracing::error!("the files of the usage journal were removed while they were in use");
+        }
+        if self.refused.get() && !directory.lost.load(SeqCst) {
+            let room = self.make_room(&mut self.file.borrow_mut(), directory, FINAL_EXTRA);
+            self.note_refusal(directory, room.as_ref().err());
         }
     }
 
@@ -390,7 +429,7 @@ impl Journal {
                     receipt.closed = Some(current.segment.clone());
                 }
                 Err(error) => {
-                    current.segment.directory.refusing.store(true, SeqCst);
+                    current.segment.directory.lost.store(true, SeqCst);
                     tracing::error!(%error, call_id = row.call_id, "a final record was not written to the journal");
                 }
             }
@@ -430,6 +469,7 @@ impl Journal {
             }
             self.sync().await;
             self.seal_if_wanted();
+            self.look_after();
         }
     }
 
@@ -446,7 +486,7 @@ impl Journal {
         });
         if let Err(error) = synced.await.map_err(io::Error::other).flatten() {
             if let Some(directory) = &self.directory {
-                directory.refusing.store(true, SeqCst);
+                directory.lost.store(true, SeqCst);
             }
             tracing::error!(%error, "the usage journal could not be brought to the disk");
         }

@@ -386,3 +386,22 @@ async fn pages_of_listed_origins_alone_may_call_from_a_browser() {
     assert_eq!(listed.header("access-control-allow-credentials"), None);
     assert_eq!(other.header("access-control-allow-origin"), None);
 }
+
+#[actix_web::test]
+async fn probes_that_speak_http_1_0_or_ask_for_the_head_alone_are_answered() {
+    let app = spawn_app().await;
+    let ready = eventually(Duration::from_secs(5), || async {
+        app.get("/health/ready").send().await.status == 200
+    });
+    assert!(ready.await);
+
+    assert_eq!(
+        raw_status(app.address(), "GET /health/ready HTTP/1.0\r\n\r\n".to_owned()).await,
+        200
+    );
+    let head = app.get("/health/ready").method("HEAD").send().await;
+    let wrong = app.post("/health/ready").send().await;
+
+    assert_eq!((head.status.as_u16(), head.body.len()), (200, 0));
+    assert_eq!((wrong.status.as_u16(), wrong.header("allow")), (405, Some("GET, HEAD")));
+}

@@ -267,8 +267,9 @@ async fn a_row_that_the_database_refuses_is_kept_aside_and_holds_up_no_other() {
     };
     diesel_async::SimpleAsyncConnection::batch_execute(
         connection.as_mut(),
-        "CREATE TRIGGER refuse BEFORE INSERT ON usage_records WHEN NEW.operation = 'converse' \
-         BEGIN SELECT RAISE(ABORT, 'refused'); END",
+        "CREATE TABLE picky (value TEXT NOT NULL); \
+         CREATE TRIGGER refuse BEFORE INSERT ON usage_records WHEN NEW.operation = 'converse' \
+         BEGIN INSERT INTO picky VALUES (NULL); END",
     )
     .await
     .unwrap();
@@ -281,4 +282,40 @@ async fn a_row_that_the_database_refuses_is_kept_aside_and_holds_up_no_other() {
     let rejected = std::fs::read_to_string(app.journal_dir().join("rejected.jsonl")).unwrap();
     let row: serde_json::Value = serde_json::from_str(rejected.lines().next().unwrap()).unwrap();
     assert_eq!((&row["operation"], rejected.lines().count()), (&json!("converse"), 1));
+}
+
+#[actix_web::test]
+async fn a_journal_whose_files_were_removed_takes_no_further_calls() {
+    let app = spawn_app().await;
+    let key = app.create_key(PERSON).await;
+    assert_eq!(app.call(MODEL, "invoke", &message("hi")).bearer(&key).send().await.status, 200);
+
+    std::fs::remove_dir_all(app.journal_dir()).unwrap();
+    let refused = eventually(Duration::from_secs(5), || async {
+        app.call(MODEL, "invoke", &message("hi")).bearer(&key).send().await.status == 503
+    });
+
+    assert!(refused.await);
+    assert_eq!(app.get("/health/ready").send().await.status, 503);
+}
+
+#[actix_web::test]
+async fn rows_are_not_written_into_a_database_file_that_was_removed() {
+    let mut app =
+        TestServerBuilder::new().set("SHUTDOWN__TOKEN_TRACKING_TIMEOUT_SECONDS", 1).start().await;
+    let key = app.create_key(PERSON).await;
+    assert_eq!(app.call(MODEL, "invoke", &message("hi")).bearer(&key).send().await.status, 200);
+    app.settle().await;
+    let (data, aside) = (app.folder.path().join("data"), app.folder.path().join("aside"));
+
+    std::fs::rename(&data, &aside).unwrap();
+    assert_eq!(app.call(MODEL, "invoke", &message("hi")).bearer(&key).send().await.status, 200);
+    app.stopped().await;
+    std::fs::rename(&aside, &data).unwrap();
+    app.start_again();
+
+    let both = eventually(Duration::from_secs(15), || async {
+        app.get("/api/usage/records").bearer(&key).send().await.json()["total"] == 2
+    });
+    assert!(both.await, "the second row waited in the journal");
 }

@@ -468,3 +468,15 @@ async fn server_tls_speaks_http_1_1_though_a_client_offers_more() {
     assert_eq!(&status, b"HTTP/1.1 200 OK");
     assert_eq!(session.alpn_protocol(), Some(b"http/1.1".as_slice()));
 }
+
+#[actix_web::test]
+async fn aws_total_timeout_binds_though_upstream_never_pauses() {
+    let app = TestServerBuilder::new().set("AWS__TOTAL_TIMEOUT_SECONDS", 1).start().await;
+    let key = app.create_key(PERSON).await;
+    let body = message("@sim:stream events=2000000");
+
+    let reply = app.call(MODEL, "invoke-with-response-stream", &body).bearer(&key).send().await;
+
+    assert!(!reply.complete);
+    assert_eq!(app.row(&key).await["outcome"], "timeout");
+}
