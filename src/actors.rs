@@ -60,7 +60,6 @@ macro_rules! answers_pings {
         #[cfg(debug_assertions)]
         impl Handler<Crash> for $actor {
             type Result = ();
-            #[expect(clippy::panic, reason = "that is what it is for")]
             fn handle(&mut self, _: Crash, _: &mut Self::Context) {
                 panic!("a test asked for it");
             }
