@@ -1,4 +1,9 @@
-use std::{collections::BTreeMap, os::unix::fs::PermissionsExt, process::Command};
+use std::{
+    collections::BTreeMap,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use futures_util::FutureExt;
 use proptest::prelude::*;
@@ -1119,6 +1124,27 @@ enum Step {
     Spill(usize),
     /// The worker goes on in another file.
     Seal,
+}
+
+#[test]
+fn the_progress_of_an_open_call_outlives_all_else_in_its_segment() {
+    let folder = folder();
+    {
+        let dead = Process::start(folder.path(), PLENTY);
+        let (long, short) = (row("long"), row("short"));
+        let slot = dead.journal.open(&long).unwrap();
+        seal(&dead);
+        let other = dead.journal.open(&short).unwrap();
+        dead.journal.progress(&slot, &long.call_id, tokens(12, 7));
+        let receipt = dead.journal.close(other, &closed(&short));
+        seal(&dead);
+
+        receipt.release();
+    }
+
+    let (rows, _) = recover(folder.path());
+
+    assert_eq!(rows.get("long"), Some(&interrupted(&row("long"), tokens(12, 7))));
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
