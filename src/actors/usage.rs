@@ -27,7 +27,9 @@ use crate::{
 /// Rows kept in memory while the database is away; more stay in the journal only.
 const KEPT: usize = 20_000;
 /// Pauses between attempts on a database that is away.
-const BACK_OFF: [u64; 5] = [250, 500, 1000, 2000, 3000];
+const BACK_OFF: [u64; 3] = [250, 500, 1000];
+/// How long a worker may take to go on in another file.
+const SEALED_SOON: Duration = Duration::from_millis(250);
 /// How often journals of processes that died, and spilled segments, are looked for.
 const LOOK: Duration = Duration::from_secs(5);
 
@@ -52,6 +54,8 @@ pub struct UsageRecorder {
     pending: VecDeque<Closed>,
     writing: bool,
     replaying: bool,
+    /// Whether [`SEALED_SOON`] is running.
+    will_look: bool,
     failures: usize,
     /// Those who wait for everything to be written.
     waiting: Vec<oneshot::Sender<()>>,
@@ -79,6 +83,7 @@ impl UsageRecorder {
             pending: VecDeque::new(),
             writing: false,
             replaying: false,
+            will_look: false,
             failures: 0,
             waiting: Vec::new(),
             metrics,
@@ -169,6 +174,7 @@ impl UsageRecorder {
         for segment in &spilled {
             segment.want_seal();
         }
+        let waiting = !spilled.is_empty();
         let ready = spilled.into_iter().find(|segment| segment.is_ready_to_replay());
         let (pool, rejects) = (self.pool.clone(), self.rejects());
         self.replaying = true;
@@ -186,6 +192,17 @@ impl UsageRecorder {
                 actor.look_back(context);
                 actor.tell_waiting();
             }));
+            return;
+        }
+        if waiting {
+            // Their workers have been asked to go on in another file.
+            self.replaying = false;
+            if !std::mem::replace(&mut self.will_look, true) {
+                context.run_later(SEALED_SOON, |actor, context| {
+                    actor.will_look = false;
+                    actor.look_back(context);
+                });
+            }
             return;
         }
         let Some(journal) = self.journal.clone() else {
