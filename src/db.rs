@@ -88,13 +88,6 @@ impl From<PoolError<SetupError>> for DbError {
     }
 }
 
-impl DbError {
-    /// Whether trying again later can help: the database is away, not the query wrong.
-    pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Unavailable(_) | Self::ReadOnly)
-    }
-}
-
 /// A connection on loan from the [`Pool`].
 #[expect(clippy::large_enum_variant, reason = "a loan is short, and lives on the stack")]
 pub enum Conn {

@@ -20,7 +20,7 @@ use actix_web::{
     body::MessageBody,
     dev::{ServiceRequest, ServiceResponse},
     middleware::{Condition, from_fn},
-    web::Data,
+    web::{Data, QueryConfig},
 };
 use actix_web_prom::{PrometheusMetrics, PrometheusMetricsBuilder};
 use anyhow::Context;
@@ -35,7 +35,7 @@ use crate::{
         streams::Drain,
         usage::{Flush, Record, UsageRecorder},
     },
-    auth::keys::Keys,
+    auth::{jwt, keys::Keys},
     bedrock::{Bedrock, Endpoints, credentials},
     db::{self, Pool, migrations},
     health::{Checks, Health},
@@ -123,7 +123,7 @@ impl Application {
             .context("aws.ca_file")?;
         let client_tls = Arc::new(tls::client(roots, &["http/1.1"]));
         let (actors, threads) = Actors::start(&settings, &pool, keys, journal.clone(), &metrics);
-        let health = health_checks(&pool, &actors, journal.clone());
+        let health = health_checks(&pool, &actors, Keys::new(&settings)?, journal.clone());
         let shared = Arc::new(Shared::new(&settings, actors, pool, metrics, health, journal));
 
         let workers = match settings.server.workers {
@@ -322,7 +322,12 @@ fn open_journal(settings: &Settings) -> anyhow::Result<Option<Arc<Directory>>> {
     Ok(Some(journal))
 }
 
-fn health_checks(pool: &Pool, actors: &Actors, journal: Option<Arc<Directory>>) -> Health {
+fn health_checks(
+    pool: &Pool,
+    actors: &Actors,
+    keys: Keys,
+    journal: Option<Arc<Directory>>,
+) -> Health {
     let mut checks = Checks::default();
     let database = pool.clone();
     checks.register("database", move || {
@@ -360,9 +365,10 @@ fn health_checks(pool: &Pool, actors: &Actors, journal: Option<Arc<Directory>>) 
         let held = authorization.load().as_ref().is_some_and(|held| held.holds_at(std::time::SystemTime::now()));
         async move { if held { Ok(()) } else { Err("no AWS credentials at the moment".to_owned()) } }
     });
-    // The cache is this process's memory, and the secrets were checked before anything started.
-    checks.register("cache", || async { Ok(()) });
-    checks.register("jwt", || async { Ok(()) });
+    checks.register("jwt", move || {
+        let signed = jwt::sign_and_verify(&keys.jwt, db::now());
+        async move { signed }
+    });
     if let Some(journal) = journal {
         checks.register("journal", move || {
             let refusing = journal.is_refusing();
@@ -428,6 +434,7 @@ fn worker_app(
     };
     App::new()
         .app_data(Data::new(worker))
+        .app_data(QueryConfig::default().error_handler(|error, _| error::query(&error).into()))
         .wrap(from_fn(error::in_own_shape))
         .wrap(Condition::new(!wiring.cors_origins.is_empty(), cors(&wiring.cors_origins)))
         .wrap(from_fn(surface::guard))

@@ -101,6 +101,17 @@ pub fn issue(
     jsonwebtoken::encode(&header, &claims, &keys.signing).map(SecretString::from)
 }
 
+/// Whether a token signed with the current secret is accepted: the check behind `/health?check=jwt`.
+///
+/// # Errors
+/// What failed, without any secret.
+pub fn sign_and_verify(keys: &JwtKeys, now: Timestamp) -> Result<(), String> {
+    let token = issue(keys, 0, "health", 60, now).map_err(|error| error.to_string())?;
+    let token =
+        JwtText::parse(token.expose_secret()).map_err(|refusal| refusal.as_str().to_owned())?;
+    verify(keys, &token, now).map(drop).map_err(|refusal| refusal.as_str().to_owned())
+}
+
 /// The claims of a token that holds at `now`.
 ///
 /// # Errors

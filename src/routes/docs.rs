@@ -8,7 +8,7 @@ use paperclip::{
     actix::{OpenApiExt, api_v2_operation},
     v2::models::{DefaultApiRaw, Info},
 };
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::{error::ApiError, extract::Caller};
 use crate::state::Worker;
@@ -81,6 +81,7 @@ pub fn document() -> Value {
         })
         .build();
     strip_patterns(&mut derived);
+    complete(&mut derived);
     let overlay: Value = serde_yaml::from_str(OVERLAY).unwrap_or_default();
     merge(&mut derived, overlay);
     derived
@@ -91,6 +92,26 @@ fn strip_patterns(document: &mut Value) {
     let Some(paths) = document.get_mut("paths").and_then(Value::as_object_mut) else { return };
     let plain = |path: &str| path.replace(":.*}", "}");
     *paths = std::mem::take(paths).into_iter().map(|(path, item)| (plain(&path), item)).collect();
+}
+
+/// Gives every operation an answer that succeeds, which a handler's own response leaves out, and an id of its own,
+/// which `HEAD` else shares with `GET`.
+fn complete(document: &mut Value) {
+    let paths = document.get_mut("paths").and_then(Value::as_object_mut);
+    let items =
+        paths.into_iter().flat_map(|paths| paths.values_mut()).filter_map(Value::as_object_mut);
+    for (method, operation) in items.flatten() {
+        if let Some(responses) = operation.get_mut("responses").and_then(Value::as_object_mut) {
+            responses
+                .entry("200")
+                .or_insert_with(|| json!({ "description": "As described above" }));
+        }
+        if let Some(Value::String(id)) =
+            operation.get_mut("operationId").filter(|_| method == "head")
+        {
+            id.push_str("Head");
+        }
+    }
 }
 
 /// JSON Merge Patch (RFC 7396).

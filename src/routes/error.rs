@@ -357,6 +357,11 @@ fn in_shape(error: &actix_web::Error, dialect: Dialect, id: &str) -> ApiError {
     }
 }
 
+/// A query string that does not fit the parameters of its route.
+pub fn query(error: &actix_web::error::QueryPayloadError) -> ApiError {
+    ApiError::new(Code::InvalidParameter, format!("The query is wrong: {error}."))
+}
+
 impl From<AuthError> for ApiError {
     fn from(error: AuthError) -> Self {
         match error {

@@ -35,6 +35,48 @@ fn private_operations_say_what_they_need() {
     assert_eq!((&scheme["type"], &scheme["scheme"]), (&"http".into(), &"bearer".into()));
 }
 
+#[test]
+fn every_operation_has_an_id_of_its_own_and_an_answer_that_succeeds() {
+    let document = docs::document();
+    let items = document["paths"].as_object().unwrap().values();
+    let operations: Vec<_> = items.flat_map(|item| item.as_object().unwrap().values()).collect();
+
+    let ids: BTreeSet<&str> =
+        operations.iter().map(|operation| operation["operationId"].as_str().unwrap()).collect();
+
+    assert_eq!(ids.len(), operations.len());
+    assert!(operations.iter().all(|operation| operation["responses"]["200"].is_object()));
+}
+
+#[test]
+fn bodies_answers_and_parameters_are_described() {
+    let document = docs::document();
+    let stream = &document["paths"]["/bedrock/model/{model_id}/converse-stream"]["post"];
+    let listed = &document["paths"]["/api/usage/records"]["get"]["parameters"];
+
+    assert!(stream["requestBody"].is_object());
+    assert!(
+        stream["responses"]["200"]["content"]["application/vnd.amazon.eventstream"].is_object()
+    );
+    assert!(stream["responses"]["default"].is_object());
+    let names: BTreeSet<&str> =
+        listed.as_array().unwrap().iter().filter_map(|p| p["name"].as_str()).collect();
+    for name in [
+        "limit",
+        "offset",
+        "cursor",
+        "model",
+        "region",
+        "key_id",
+        "outcome",
+        "success_only",
+        "start_date",
+        "end_date",
+    ] {
+        assert!(names.contains(name), "{name} in {names:?}");
+    }
+}
+
 #[actix_web::test]
 async fn both_forms_are_served_and_say_the_same() {
     let app = spawn_app().await;

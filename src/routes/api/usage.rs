@@ -1,6 +1,6 @@
 //! `GET /api/usage/records`: the caller's own calls.
 
-use actix_web::{HttpRequest, web::Data};
+use actix_web::web::Data;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use chrono::{DateTime, NaiveDate, NaiveTime, Utc};
 use paperclip::actix::{
@@ -155,17 +155,10 @@ fn dollars(nano: i64) -> String {
 #[api_v2_operation(tags(Usage), operation_id = "listUsageRecords")]
 pub async fn records(
     caller: Caller,
-    request: HttpRequest,
+    query: Query<ListQuery>,
     worker: Data<Worker>,
 ) -> Result<Json<Records>, ApiError> {
-    let query = Query::<ListQuery>::from_query(request.query_string())
-        .map_err(|error| {
-            ApiError::new(
-                super::super::error::Code::InvalidParameter,
-                format!("The query is wrong: {error}."),
-            )
-        })?
-        .into_inner();
+    let query = query.into_inner();
     let limit = query.limit.unwrap_or(50);
     if !(1..=MOST_ROWS).contains(&limit) {
         return Err(ApiError::parameter("limit", "limit must be 1 to 500."));
