@@ -215,3 +215,31 @@ async fn files_are_private() {
         assert_eq!(mode(&entry.unwrap().path()), 0o600);
     }
 }
+
+#[actix_web::test]
+async fn a_key_lives_for_the_days_that_the_settings_or_the_caller_say() {
+    let app = TestServerBuilder::new()
+        .set("API_KEYS__DEFAULT_EXPIRY_DAYS", 3)
+        .set("API_KEYS__MAX_EXPIRY_DAYS", 5)
+        .start()
+        .await;
+    let make = |more: &[&str]| {
+        app.command(&[&["key", "create", PERSON, "--name", "x"], more].concat()).status.success()
+    };
+    assert!(app.command(&["user", "create", PERSON]).status.success());
+
+    assert!(make(&[]) && make(&["--expires-in-days", "5"]));
+    assert!(!make(&["--expires-in-days", "6"]));
+
+    let pool = app.pool().await;
+    let keys = bedrock_sso_proxy::db::api_keys::ApiKeyRecord::list(
+        &mut pool.reader().await.unwrap(),
+        None,
+        9,
+    )
+    .await
+    .unwrap();
+    let days: Vec<i64> =
+        keys.iter().map(|key| (key.expires_at.unwrap() - key.created_at).num_days()).collect();
+    assert_eq!(days, [5, 3]);
+}

@@ -324,6 +324,7 @@ async fn a_log_line_is_json_with_a_request_id_and_no_secret() {
     let database = format!("sqlite://{}/test.db", folder.path().display());
     let mut environment = environment(&database, folder.path(), &simulator);
     environment.push(("BEDROCK_LOGGING__LEVEL".into(), "trace".into()));
+    environment.push(("BEDROCK_SERVER__TRUSTED_PROXIES".into(), "127.0.0.0/8".into()));
     let log = std::fs::File::create(folder.path().join("log")).unwrap();
     let mut child = Command::new(env!("CARGO_BIN_EXE_bedrock_proxy"))
         .env_clear()
@@ -350,6 +351,7 @@ async fn a_log_line_is_json_with_a_request_id_and_no_secret() {
         .bearer(&key)
         .header("x-request-id", id)
         .header("x-other", "header-canary")
+        .header("x-forwarded-for", "203.0.113.7")
         .json(&message(prompt))
         .send()
         .await;
@@ -378,7 +380,7 @@ async fn a_log_line_is_json_with_a_request_id_and_no_secret() {
     assert_eq!(access["span"]["request_id"], id);
     assert_eq!(access["model"], MODEL);
     assert_eq!(access["method"], "POST");
-    assert_eq!(access["client"], "127.0.0.1");
+    assert_eq!(access["client"], "203.0.113.7", "as the trusted proxy says");
     assert!(access["user_id"].is_number() && access["ms"].is_number());
 }
 
