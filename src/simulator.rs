@@ -11,21 +11,28 @@
 //! |---|---|
 //! | `bedrock` | the route of one request, from bytes to answer |
 //! | `signature` | SigV4, bearer tokens, headers which must not arrive |
-//! | `operation`, `model`, `request` | paths, model ids and bodies: validation, prompt size |
-//! | `scenario`, `refusal` | the directive in the body; errors in AWS's words |
+//! | `operation`, `count`, `model` | paths, model ids, and what each operation answers |
+//! | `request`, `members` | bodies: validation, prompt size |
+//! | `claude_rules`, `claude_blocks` | what Claude's bodies may not have, model by model |
+//! | `scenario`, `attempts`, `refusal` | the directive in the body; errors in AWS's words |
 //! | `reply`, `text`, `prompt_cache` | what the "model" says, and what that costs |
 //! | `claude`, `converse`, `families` | the same as bodies and events of each family |
 //! | `event`, `frame`, `playback`, `body`, `wire` | how it reaches the socket, and how it fails to |
 //! | `ledger` | what arrived and what was reported |
 
+mod attempts;
 mod bedrock;
 mod body;
 mod claude;
+mod claude_blocks;
+mod claude_rules;
 mod converse;
+mod count;
 mod event;
 mod families;
 mod frame;
 mod ledger;
+mod members;
 mod model;
 mod operation;
 mod playback;

@@ -12,9 +12,11 @@ use futures_util::StreamExt;
 use uuid::Uuid;
 
 use super::SimulatorConfig;
+use super::attempts::Attempts;
 use super::body::SimBody;
+use super::count::{Counted, counted};
 use super::ledger::{Call, Ledger, Ticket};
-use super::operation::{Counted, Operation, Task, address, counted};
+use super::operation::{Operation, Task, address};
 use super::prompt_cache::PromptCache;
 use super::refusal::Refusal;
 use super::scenario::{Kind, Scenario};
@@ -29,13 +31,15 @@ const MAX_READ: usize = 40 * 1024 * 1024;
 pub(super) struct World {
     config: SimulatorConfig,
     ledger: Ledger,
-    cache: PromptCache,
+    prompts: PromptCache,
+    attempts: Attempts,
     host: OnceLock<String>,
 }
 
 impl World {
     pub(super) fn new(config: SimulatorConfig, ledger: Ledger) -> Self {
-        Self { config, ledger, cache: PromptCache::default(), host: OnceLock::new() }
+        let (prompts, attempts) = (PromptCache::default(), Attempts::default());
+        Self { config, ledger, prompts, attempts, host: OnceLock::new() }
     }
 
     pub(super) fn listens_on(&self, address: std::net::SocketAddr) {
@@ -64,8 +68,10 @@ pub(super) async fn serve(
     let connection = request.conn_data::<Rc<Connection>>().cloned();
     let (ticket, admitted) = admit(&request, &body, &world, id, connection.as_deref());
     let answered = admitted.and_then(|Admitted { operation, model_id, region, scenario }| {
-        let task = Task { operation, model_id: &model_id, region: &region, id, started };
-        let reply = task.answer(&body, &scenario, &world.cache, &request)?;
+        let (prompts, attempts) = (&world.prompts, &world.attempts);
+        let (model_id, region) = (&model_id, &region);
+        let task = Task { operation, model_id, region, id, started, prompts, attempts };
+        let reply = task.answer(&body, &scenario, &request)?;
         Ok((reply, scenario))
     });
     let id = id.to_string();
@@ -109,6 +115,9 @@ fn admit(
     let segment = path.rsplit('/').next().unwrap_or_default();
     let scenario = scenario_of(body, segment);
     let named = scenario.as_ref().ok().and_then(|scenario| scenario.kind);
+    if matches!(segment, "invoke" | "invoke-with-response-stream" | "count-tokens") {
+        world.ledger.keep_body(id.to_string(), body); // before the row which tells of it
+    }
     let ticket = world.ledger.open(Call {
         request_id: id.to_string(),
         connection: connection.map_or(0, Connection::number),
@@ -206,7 +215,8 @@ fn scenario_of(body: &Bytes, operation: &str) -> Result<Scenario, Refusal> {
     }
 }
 
-/// The simulator's own pages: its health, and its ledger for tests in another process.
+/// The simulator's own pages: its health, and for tests in another process its ledger and the
+/// bodies which arrived last.
 fn own_page(method: &str, page: &str, world: &World) -> HttpResponse<SimBody> {
     let reply = match (method, page) {
         ("GET", "health") => Reply::whole(
@@ -218,11 +228,23 @@ fn own_page(method: &str, page: &str, world: &World) -> HttpResponse<SimBody> {
             let calls = serde_json::to_vec(&world.ledger.calls()).unwrap_or_default();
             Reply::whole(200, JSON, calls)
         }
+        ("GET", "last-body") => bytes_page(world.ledger.last_body()),
+        ("GET", page) if page.starts_with("body/") => {
+            bytes_page(world.ledger.body(page.trim_start_matches("body/")))
+        }
         ("DELETE", "ledger") => {
             world.ledger.clear();
             Reply::whole(200, JSON, "[]")
         }
-        _ => Reply::whole(404, JSON, r#"{"message":"no such page"}"#),
+        _ => no_page(),
     };
     send(reply, None, "", None)
+}
+
+fn bytes_page(bytes: Option<Bytes>) -> Reply {
+    bytes.map_or_else(no_page, |bytes| Reply::whole(200, "application/octet-stream", bytes))
+}
+
+fn no_page() -> Reply {
+    Reply::whole(404, JSON, r#"{"message":"no such page"}"#)
 }

@@ -54,7 +54,6 @@ pub(super) fn body(answer: &Answer) -> String {
 
 /// The events of a streamed reply.
 pub(super) fn events(answer: Answer) -> Events {
-    let start = Event::chunk(message_start(&answer)).reporting(at_start(&answer));
     let mut blocks: Vec<Events> = Vec::with_capacity(3);
     if let Some(thought) = answer.thinking {
         let mut deltas: Vec<String> = thought
@@ -82,8 +81,13 @@ pub(super) fn events(answer: Answer) -> Events {
         });
         blocks.push(block(blocks.len(), open, deltas, 0));
     }
-    let blocks = blocks.into_iter().flatten();
-    Box::new(std::iter::once(start).chain(blocks).chain(ending(&answer)))
+    around(&answer, Box::new(blocks.into_iter().flatten()))
+}
+
+/// The events of a streamed reply with these in place of its blocks.
+pub(super) fn around(answer: &Answer, blocks: Events) -> Events {
+    let start = Event::chunk(message_start(answer)).reporting(at_start(answer));
+    Box::new(std::iter::once(start).chain(blocks).chain(ending(answer)))
 }
 
 fn block(

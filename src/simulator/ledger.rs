@@ -1,4 +1,4 @@
-//! The ledger: one row for every request which reached the simulated Bedrock.
+//! The ledger: one row for every request which reached the simulated Bedrock, and the last bodies.
 //!
 //! Tests compare it, token by token, with what the proxy has recorded. Secrets are masked before a
 //! row is stored. A `Mutex` guards it, because tests read it synchronously and from any thread.
@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use tokio::sync::Notify;
@@ -15,6 +16,9 @@ use tokio::sync::Notify;
 const MAX_CALLS: usize = 200_000;
 /// Rows which still have their headers.
 const MAX_WITH_HEADERS: usize = 2_000;
+/// Bodies kept, and the bytes of them all; the oldest go first.
+const MAX_BODIES: usize = 32;
+const MAX_BODY_BYTES: usize = 64 * 1024 * 1024;
 
 /// Tokens by class. The classes never overlap.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
@@ -94,6 +98,10 @@ struct Rows {
     /// Sequence number of the first row kept.
     first: u64,
     calls: VecDeque<Call>,
+    /// Bodies by request id.
+    bodies: VecDeque<(String, Bytes)>,
+    /// Bytes of them all.
+    body_bytes: usize,
 }
 
 impl Rows {
@@ -123,11 +131,25 @@ impl Ledger {
         self.len() == 0
     }
 
-    /// Forgets all rows, also those of calls under way.
+    /// The body of an Invoke or CountTokens request, if it is one of the last.
+    pub fn body(&self, request_id: &str) -> Option<Bytes> {
+        let rows = self.rows();
+        let found = rows.bodies.iter().rfind(|(known, _)| known == request_id);
+        found.map(|(_, body)| body.clone())
+    }
+
+    /// The newest of these bodies.
+    pub fn last_body(&self) -> Option<Bytes> {
+        self.rows().bodies.back().map(|(_, body)| body.clone())
+    }
+
+    /// Forgets all rows, also those of calls under way, and all bodies.
     pub fn clear(&self) {
         let mut rows = self.rows();
         rows.first += rows.calls.len() as u64;
         rows.calls.clear();
+        rows.bodies.clear();
+        rows.body_bytes = 0;
         drop(rows);
         self.shared.changed.notify_waiters();
     }
@@ -167,6 +189,18 @@ impl Ledger {
         drop(rows);
         self.shared.changed.notify_waiters();
         Ticket { ledger: self.clone(), sequence, open: true }
+    }
+
+    /// Keeps a copy, because `body` may hold on to a larger buffer than it shows.
+    pub(super) fn keep_body(&self, request_id: String, body: &[u8]) {
+        let body = Bytes::copy_from_slice(body);
+        let mut rows = self.rows();
+        rows.body_bytes += body.len();
+        rows.bodies.push_back((request_id, body));
+        while rows.bodies.len() > MAX_BODIES || rows.body_bytes > MAX_BODY_BYTES {
+            let Some((_, oldest)) = rows.bodies.pop_front() else { break };
+            rows.body_bytes -= oldest.len();
+        }
     }
 
     fn amend(&self, sequence: u64, change: impl FnOnce(&mut Call)) {

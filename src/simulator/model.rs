@@ -2,6 +2,38 @@
 
 /// Geographic prefixes of inference profiles.
 const GEOGRAPHIES: &[&str] = &["us", "eu", "apac", "jp", "au", "global", "us-gov"];
+/// Claude models, and the geographies in which there is an inference profile of each (protocol §5).
+const PROFILES: &[(&str, &str)] = &[
+    ("claude-3-haiku-20240307-v1:0", "us apac"),
+    ("claude-3-sonnet-20240229-v1:0", "us"),
+    ("claude-3-opus-20240229-v1:0", "us eu"),
+    ("claude-3-5-sonnet-20240620-v1:0", "us eu"),
+    ("claude-3-5-sonnet-20241022-v2:0", "us eu"),
+    ("claude-3-5-haiku-20241022-v1:0", "us eu"),
+    ("claude-3-7-sonnet-20250219-v1:0", "us eu apac"),
+    ("claude-sonnet-4-20250514-v1:0", "us eu apac global"),
+    ("claude-opus-4-20250514-v1:0", "us"),
+    ("claude-opus-4-1-20250805-v1:0", "us"),
+    ("claude-sonnet-4-5-20250929-v1:0", "us eu jp au global us-gov"),
+    ("claude-haiku-4-5-20251001-v1:0", "us eu apac jp au global"),
+    ("claude-opus-4-5-20251101-v1:0", "us eu global"),
+    ("claude-opus-4-6-v1", "us eu apac jp au global"),
+    ("claude-sonnet-4-6", "us eu apac jp au global"),
+    ("claude-opus-4-7", "us eu apac jp au global"),
+    ("claude-opus-4-8", "us eu apac jp au global us-gov"),
+    ("claude-mythos-preview", "us apac au"),
+    ("claude-sonnet-5", "us eu apac jp au global us-gov"),
+    ("claude-opus-5", "us eu apac jp au global us-gov"),
+    ("claude-fable-5", "us eu apac au global"),
+    ("claude-mythos-5", "us"),
+    ("claude-fable-5-1", "us eu global us-gov"),
+    ("claude-mythos-5-1", "us global"),
+    ("claude-opus-5-5", "us eu apac jp au global us-gov"),
+    ("claude-sonnet-5-5", "us eu apac jp au global us-gov"),
+    ("claude-haiku-5-5", "us eu apac jp au global us-gov"),
+    ("claude-fable-5-2", ""),
+    ("claude-mythos-5-2", ""),
+];
 
 /// How a model's InvokeModel bodies look, and where they say what was used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +66,8 @@ pub(super) struct Model {
     pub(super) family: Family,
     /// The provider's id without geography: `anthropic.claude-…`; the whole id if opaque.
     pub(super) bare: String,
+    /// Geography of an inference profile.
+    pub(super) geography: Option<String>,
     /// Region of an ARN.
     pub(super) region: Option<String>,
 }
@@ -59,7 +93,8 @@ impl Model {
             | "default-prompt-router"
                 if !name.is_empty() =>
             {
-                Some(Self { family: Family::Claude, bare: id.to_owned(), region })
+                let bare = id.to_owned();
+                Some(Self { family: Family::Claude, bare, geography: None, region })
             }
             _ => None,
         }
@@ -67,9 +102,9 @@ impl Model {
 
     fn of_plain(id: &str, region: Option<String>) -> Option<Self> {
         let valid = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | ':' | '_');
-        let bare = match id.split_once('.') {
-            Some((prefix, rest)) if GEOGRAPHIES.contains(&prefix) => rest,
-            _ => id,
+        let (geography, bare) = match id.split_once('.') {
+            Some((prefix, rest)) if GEOGRAPHIES.contains(&prefix) => (Some(prefix), rest),
+            _ => (None, id),
         };
         let (provider, name) = bare.split_once('.')?;
         if name.is_empty() || !name.chars().all(valid) {
@@ -89,7 +124,12 @@ impl Model {
             "ai21" | "deepseek" | "openai" | "qwen" => Family::Chat,
             _ => return None,
         };
-        Some(Self { family, bare: bare.to_owned(), region })
+        let missing = |geography| profiles(bare).is_some_and(|known| !lists(known, geography));
+        if geography.is_some_and(missing) {
+            return None;
+        }
+        let geography = geography.map(str::to_owned);
+        Some(Self { family, bare: bare.to_owned(), geography, region })
     }
 
     /// The name the provider gives it in replies: `claude-3-haiku-20240307`.
@@ -100,12 +140,35 @@ impl Model {
         ["-v1", "-v2"].iter().find_map(|suffix| name.strip_suffix(suffix)).unwrap_or(name)
     }
 
-    /// Claude up to 4.6, which does not know the API version of October 2026.
-    pub(super) fn is_before_4_7(&self) -> bool {
-        self.family == Family::Claude
-            && self.bare.contains("claude")
-            && (self.bare.contains("-v1") || self.bare.contains("-v2") || self.bare.contains("4-6"))
+    /// Major and minor version of a Claude; `None` if the id does not tell.
+    pub(super) fn version(&self) -> Option<(u16, u16)> {
+        let name = self.bare.strip_prefix("anthropic.claude")?;
+        if name == "-mythos-preview" {
+            return Some((4, 9)); // it came between 4.8 and 5
+        }
+        // A date is a number as well, but none that fits.
+        let mut parts = name.split('-').map(|part| part.parse::<u16>().ok());
+        match parts.find_map(|part| part) {
+            Some(major) => Some((major, parts.next().flatten().unwrap_or(0))),
+            None => name.contains("-v").then_some((2, 0)), // `claude-v2`, `claude-instant-v1`
+        }
     }
+
+    /// Whether it answers through an inference profile only, and the id names none.
+    pub(super) fn lacks_profile(&self) -> bool {
+        let has_some = profiles(&self.bare).is_some_and(|known| !known.is_empty());
+        self.geography.is_none() && has_some && self.version().is_some_and(|it| it >= (4, 0))
+    }
+}
+
+/// The geographies of a model; `None` if nothing is known about it.
+fn profiles(bare: &str) -> Option<&'static str> {
+    let name = bare.strip_prefix("anthropic.")?;
+    PROFILES.iter().find(|(known, _)| *known == name).map(|(_, geographies)| *geographies)
+}
+
+fn lists(geographies: &str, geography: &str) -> bool {
+    geographies.split(' ').any(|known| known == geography)
 }
 
 #[cfg(test)]
@@ -140,5 +203,48 @@ mod tests {
         let name = |id| Model::of(id).map(|model| model.provider_name().to_owned()).unwrap();
         assert_eq!(name("us.anthropic.claude-3-haiku-20240307-v1:0"), "claude-3-haiku-20240307");
         assert_eq!(name("anthropic.claude-opus-4-6-v1"), "claude-opus-4-6");
+    }
+
+    #[test]
+    fn versions_are_read_from_names() {
+        for (id, version) in [
+            ("anthropic.claude-v2:1", Some((2, 0))),
+            ("anthropic.claude-3-haiku-20240307-v1:0", Some((3, 0))),
+            ("us.anthropic.claude-3-5-sonnet-20241022-v2:0", Some((3, 5))),
+            ("anthropic.claude-opus-4-20250514-v1:0", Some((4, 0))),
+            ("anthropic.claude-opus-4-5-20251101-v1:0", Some((4, 5))),
+            ("anthropic.claude-opus-4-6-v1", Some((4, 6))),
+            ("anthropic.claude-mythos-preview", Some((4, 9))),
+            ("global.anthropic.claude-sonnet-5-5", Some((5, 5))),
+            ("anthropic.claude-next", None),
+            ("arn:aws:bedrock:us-east-1:123456789012:application-inference-profile/claude-3", None),
+        ] {
+            assert_eq!(Model::of(id).unwrap().version(), version, "{id}");
+        }
+    }
+
+    #[test]
+    fn profiles_are_those_which_exist() {
+        for (id, exists) in [
+            ("us.anthropic.claude-opus-4-1-20250805-v1:0", true),
+            ("jp.anthropic.claude-opus-4-1-20250805-v1:0", false),
+            ("us-gov.anthropic.claude-sonnet-4-6", false),
+            ("us.anthropic.claude-fable-5-2", false),
+            ("jp.anthropic.claude-of-tomorrow-9", true),
+        ] {
+            let arn = format!("arn:aws:bedrock:us-east-1:123456789012:inference-profile/{id}");
+            assert_eq!(Model::of(id).is_some(), exists, "{id}");
+            assert_eq!(Model::of(&arn).is_some(), exists, "{arn}");
+        }
+        for (id, lacks) in [
+            ("anthropic.claude-3-7-sonnet-20250219-v1:0", false),
+            ("anthropic.claude-sonnet-4-20250514-v1:0", true),
+            ("arn:aws:bedrock:us-east-1::foundation-model/anthropic.claude-opus-4-8", true),
+            ("us.anthropic.claude-opus-4-8", false),
+            ("anthropic.claude-fable-5-2", false),
+            ("anthropic.claude-of-tomorrow-9", false),
+        ] {
+            assert_eq!(Model::of(id).unwrap().lacks_profile(), lacks, "{id}");
+        }
     }
 }

@@ -3,24 +3,24 @@
 use std::time::Instant;
 
 use actix_web::HttpRequest;
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use percent_encoding::percent_decode_str;
 use uuid::Uuid;
 
+use super::attempts::Attempts;
 use super::converse;
+use super::count::count;
 use super::model::{Family, Model};
 use super::playback::Frame;
 use super::prompt_cache::PromptCache;
 use super::refusal::Refusal;
 use super::reply::Answer;
-use super::request::{Inquiry, Members};
+use super::request::Inquiry;
 use super::scenario::{Kind, Scenario};
 use super::wire::{Content, EVENT_STREAM, JSON, Reply, refused};
 
 /// Largest body an operation takes (the `Body` shape).
-const MAX_BODY: usize = 25_000_000;
+pub(super) const MAX_BODY: usize = 25_000_000;
 
 /// One of the five operations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +42,10 @@ impl Operation {
             "count-tokens" => Self::CountTokens,
             _ => return None,
         })
+    }
+
+    fn converses(self) -> bool {
+        matches!(self, Self::Converse | Self::ConverseStream)
     }
 
     fn streams(self) -> bool {
@@ -80,28 +84,6 @@ pub(super) fn address(method: &str, path: &str) -> Result<(Operation, String), R
     }
 }
 
-/// What CountTokens is asked to count.
-pub(super) enum Counted<'a> {
-    Invoke(Vec<u8>),
-    Converse(&'a str),
-}
-
-pub(super) fn counted(body: &[u8]) -> Result<Counted<'_>, Refusal> {
-    let wrong = || Refusal::validation("input: exactly one of invokeModel, converse is expected");
-    let input = Members::read(body)?.get("input").ok_or_else(wrong)?;
-    let input = Members::read(input.as_bytes())?;
-    match (input.get("invokeModel"), input.get("converse")) {
-        (Some(invoke), None) => {
-            let blob = Members::read(invoke.as_bytes())?.get("body").ok_or_else(wrong)?;
-            let text = serde_json::from_str::<String>(blob).map_err(|_| wrong())?;
-            let inner = STANDARD.decode(text);
-            Ok(Counted::Invoke(inner.map_err(|_| Refusal::validation("body: not base64"))?))
-        }
-        (None, Some(converse)) => Ok(Counted::Converse(converse)),
-        _ => Err(wrong()),
-    }
-}
-
 /// A request which was let in.
 pub(super) struct Task<'a> {
     pub(super) operation: Operation,
@@ -109,6 +91,8 @@ pub(super) struct Task<'a> {
     pub(super) region: &'a str,
     pub(super) id: Uuid,
     pub(super) started: Instant,
+    pub(super) prompts: &'a PromptCache,
+    pub(super) attempts: &'a Attempts,
 }
 
 impl Task<'_> {
@@ -120,7 +104,6 @@ impl Task<'_> {
         &self,
         body: &Bytes,
         scenario: &Scenario,
-        prompts: &PromptCache,
         request: &HttpRequest,
     ) -> Result<Reply, Refusal> {
         let model = self.model()?;
@@ -129,11 +112,13 @@ impl Task<'_> {
             return Err(Refusal::validation("The request body is larger than 25000000 bytes."));
         }
         if self.operation == Operation::CountTokens {
-            let tokens = count(&model, body)?;
-            let counted = format!("{{\"inputTokens\":{tokens}}}");
-            return Ok(self.instead(scenario)?.unwrap_or(Reply::whole(200, JSON, counted)));
+            return count(&model, body, |inquiry| {
+                let counted = format!("{{\"inputTokens\":{}}}", inquiry.prompt_tokens());
+                let instead = self.instead(scenario, inquiry)?;
+                Ok(instead.unwrap_or_else(|| Reply::whole(200, JSON, counted)))
+            });
         }
-        let converses = matches!(self.operation, Operation::Converse | Operation::ConverseStream);
+        let converses = self.operation.converses();
         let inquiry = match converses {
             true => Inquiry::of_converse(&model, body)?,
             false => Inquiry::of_invoke(&model, body)?,
@@ -141,11 +126,11 @@ impl Task<'_> {
         if inquiry.family.embeds() && self.operation.streams() {
             return Err(Refusal::validation("The model is unsupported for streaming."));
         }
-        if let Some(reply) = self.instead(scenario)? {
+        if let Some(reply) = self.instead(scenario, &inquiry)? {
             return Ok(reply);
         }
         let caches = converses || matches!(inquiry.family, Family::Claude | Family::Nova);
-        let cache = if caches { prompts.price(self.model_id, &inquiry) } else { None };
+        let cache = if caches { self.prompts.price(self.model_id, &inquiry) } else { None };
         // A tool result after the directive answers the call which the directive asked for.
         let answered = |marker: &str| {
             memchr::memmem::rfind(body, marker.as_bytes()).is_some_and(|at| at > scenario.at)
@@ -158,7 +143,7 @@ impl Task<'_> {
         let mut answer = Answer::compose(&model, &inquiry, &scenario, cache, id);
         let elapsed = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
         answer.latency_ms = elapsed.max(1);
-        let mut reply = self.worded(answer, inquiry.family);
+        let mut reply = self.worded(answer, inquiry.family, &scenario);
         for name in [SERVICE_TIER, LATENCY] {
             if let Some(value) = request.headers().get(name).and_then(|value| value.to_str().ok()) {
                 reply.headers.push((name, value.to_owned()));
@@ -172,28 +157,59 @@ impl Task<'_> {
         let longest = if self.operation == Operation::CountTokens { 256 } else { 2048 };
         let model = Model::of(self.model_id).filter(|_| self.model_id.len() <= longest);
         let model = model.ok_or_else(wrong)?;
-        match &model.region {
-            Some(region) if region != self.region => Err(wrong()),
-            _ => Ok(model),
+        if model.region.as_ref().is_some_and(|region| region != self.region) {
+            return Err(wrong());
         }
+        let invokes = matches!(self.operation, Operation::Invoke | Operation::InvokeStream);
+        if invokes && model.lacks_profile() {
+            return Err(Refusal::validation(format!(
+                "Invocation of model ID {} with on-demand throughput isn’t supported. Retry your \
+                 request with the ID or ARN of an inference profile that contains this model.",
+                self.model_id
+            )));
+        }
+        Ok(model)
     }
 
     /// What the scenario answers in place of the model.
-    fn instead(&self, scenario: &Scenario) -> Result<Option<Reply>, Refusal> {
+    fn instead(
+        &self,
+        scenario: &Scenario,
+        inquiry: &Inquiry<'_>,
+    ) -> Result<Option<Reply>, Refusal> {
         let of_code = |code: &str| {
             Refusal::of_code(code, self.operation.action(), self.model_id, self.region)
+        };
+        let of_named = |default: &str| {
+            let code = scenario.code.as_deref().unwrap_or(default);
+            of_code(code)
+                .ok_or_else(|| Refusal::validation(format!("simulator: there is no code `{code}`")))
         };
         let stands = !self.operation.streams();
         let reply = match scenario.kind {
             Some(Kind::Throttle) => of_code("ThrottlingException").map(|it| refused(&it, scenario)),
             Some(Kind::Credentials) => Some(refused(&Refusal::unknown_client(), scenario)),
             Some(Kind::Error) => {
-                let code = scenario.code.as_deref().unwrap_or("InternalServerException");
-                let mut refusal = of_code(code).ok_or_else(|| {
-                    Refusal::validation(format!("simulator: there is no code `{code}`"))
-                })?;
+                let mut refusal = of_named("InternalServerException")?;
                 refusal.status = scenario.status.unwrap_or(refusal.status);
                 Some(refused(&refusal, scenario))
+            }
+            Some(Kind::Flaky) => {
+                let refusal = of_named("ThrottlingException")?;
+                let attempt = self.attempts.next(scenario.key.as_deref().unwrap_or_default());
+                let fails = attempt <= scenario.times.unwrap_or(1);
+                fails.then(|| refused(&refusal, scenario))
+            }
+            Some(Kind::Refuse) => {
+                let path = scenario.field.as_deref().unwrap_or_default();
+                if inquiry.has(path.split('.').next().unwrap_or_default()) {
+                    let text = format!("{path}: Extra inputs are not permitted");
+                    return Err(Refusal::validation(text));
+                }
+                None
+            }
+            Some(Kind::Echo) if self.operation.converses() => {
+                return Err(Refusal::validation("simulator: `echo` is for InvokeModel"));
             }
             Some(Kind::Html) => Some(Reply::whole(
                 scenario.status.unwrap_or(502),
@@ -216,13 +232,15 @@ impl Task<'_> {
         Ok(reply)
     }
 
-    fn worded(&self, answer: Answer, family: Family) -> Reply {
+    fn worded(&self, answer: Answer, family: Family, scenario: &Scenario) -> Reply {
         let usage = answer.reported();
+        let echoed = scenario.echoed.clone().filter(|_| scenario.is(Kind::Echo));
         match self.operation {
             Operation::Invoke | Operation::CountTokens => {
                 let mut headers = answer.headers(family);
                 headers.push(("content-type", JSON.to_owned()));
-                let body = Bytes::from(answer.invoke_body(family));
+                let body = echoed.unwrap_or_else(|| answer.invoke_body(family));
+                let body = Bytes::from(body);
                 Reply { status: 200, headers, content: Content::Whole(body, usage) }
             }
             Operation::Converse => {
@@ -234,7 +252,12 @@ impl Task<'_> {
                 let mut headers = vec![("content-type", EVENT_STREAM.to_owned())];
                 let events = if self.operation == Operation::InvokeStream {
                     headers.push(("x-amzn-bedrock-content-type", JSON.to_owned()));
-                    answer.invoke_events(family)
+                    match echoed {
+                        None => answer.invoke_events(family),
+                        Some(events) => {
+                            answer.echo_events(&events, family == Family::Claude && !scenario.alone)
+                        }
+                    }
                 } else {
                     converse::events(answer)
                 };
@@ -268,20 +291,4 @@ fn check_options(request: &HttpRequest) -> Result<(), Refusal> {
         }
     }
     Ok(())
-}
-
-fn count(model: &Model, body: &[u8]) -> Result<u64, Refusal> {
-    if model.family != Family::Claude {
-        let text = "The provided model doesn't support counting tokens.";
-        return Err(Refusal::validation(text));
-    }
-    match counted(body)? {
-        Counted::Invoke(inner) if inner.len() > MAX_BODY => {
-            Err(Refusal::validation("The request body is larger than 25000000 bytes."))
-        }
-        Counted::Invoke(inner) => Ok(Inquiry::of_invoke(model, &inner)?.prompt_tokens()),
-        Counted::Converse(inner) => {
-            Ok(Inquiry::of_converse(model, inner.as_bytes())?.prompt_tokens())
-        }
-    }
 }

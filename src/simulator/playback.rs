@@ -37,6 +37,8 @@ pub(super) struct Playback {
     fault: Option<Fault>,
     played: u64,
     delay: Option<Duration>,
+    /// After how many frames nothing comes for how long.
+    silence: Option<(u64, Duration)>,
     sleep: Option<Pin<Box<Sleep>>>,
     coalesce: bool,
     split: bool,
@@ -91,12 +93,20 @@ impl Playback {
             kind,
             variant: scenario.exception.clone().or_else(|| scenario.variant.clone()),
         });
+        let silence = match scenario.kind {
+            Some(Kind::Late) => Some(0),
+            Some(Kind::Pause) => Some(scenario.after.unwrap_or(1)),
+            _ => None,
+        };
+        let silence =
+            silence.map(|after| (after, scenario.delay.unwrap_or(Duration::from_secs(1))));
         let default_delay = (streams && scenario.is(Kind::AbortUsage)).then_some(5);
         let default_delay = default_delay.map(Duration::from_millis);
         let delay = scenario
             .delay
             .or(default_delay)
-            .filter(|delay| !delay.is_zero() && !scenario.coalesce && !scenario.is(Kind::Slow));
+            .filter(|delay| !delay.is_zero() && !scenario.coalesce && !scenario.is(Kind::Slow))
+            .filter(|_| silence.is_none());
         Self {
             frames,
             upcoming: None,
@@ -104,6 +114,7 @@ impl Playback {
             fault,
             played: 0,
             delay,
+            silence,
             sleep: None,
             coalesce: scenario.coalesce,
             split: scenario.split,
@@ -152,6 +163,10 @@ impl Playback {
                     }
                     return Poll::Ready(None);
                 }
+            }
+            let played = self.played;
+            if let Some((_, silence)) = self.silence.take_if(|(after, _)| *after <= played) {
+                self.sleep = Some(Box::pin(tokio::time::sleep(silence)));
             }
             if let Some(sleep) = &mut self.sleep {
                 std::task::ready!(sleep.as_mut().poll(cx));

@@ -3,7 +3,7 @@
 
 use std::fmt::Write;
 
-use super::event::Events;
+use super::event::{Event, Events};
 use super::ledger::TokenUsage;
 use super::model::{Family, Model};
 use super::request::Inquiry;
@@ -218,6 +218,14 @@ impl Answer {
             Family::Nova => converse::nova_body(self),
             _ => families::body(family, self),
         }
+    }
+
+    /// An event for each line of `events`, with Claude's first and last ones around them if asked.
+    pub(super) fn echo_events(self, events: &str, wrapped: bool) -> Events {
+        let events = events.split('\n').filter(|event| !event.is_empty());
+        let events: Vec<_> = events.map(|event| Event::chunk(event.to_owned())).collect();
+        let events = Box::new(events.into_iter());
+        if wrapped { claude::around(&self, events) } else { events }
     }
 
     /// The events of InvokeModelWithResponseStream; all are `chunk`s.

@@ -3,12 +3,12 @@
 //! Members stay raw JSON text; nothing is turned into a tree which does not have to be.
 
 use std::borrow::Cow;
-use std::fmt;
 
 use serde::Deserialize;
-use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
+use super::claude_rules;
+use super::members::{Members, Text};
 use super::model::{Family, Model};
 use super::refusal::Refusal;
 
@@ -32,36 +32,6 @@ const PROMPT: &[&str] = &[
     "inputs",
     "images",
 ];
-/// Claude members which Bedrock does not take (protocol §4.2).
-const EXTRA: &[&str] = &[
-    "model",
-    "stream",
-    "service_tier",
-    "container",
-    "inference_geo",
-    "speed",
-    "diagnostics",
-    "mcp_servers",
-    "fallbacks",
-    "fallback_credit_token",
-    "billing_policy",
-    "compaction",
-    "thread",
-    "workspace_id",
-];
-/// Betas which Bedrock does not know (protocol §4.3), by prefix.
-const UNKNOWN_BETAS: &[&str] = &[
-    "claude-code-",
-    "oauth-",
-    "prompt-caching-scope-",
-    "advisor-tool-",
-    "code-execution-",
-    "fast-mode-",
-    "files-api-",
-    "mcp-client-",
-    "skills-",
-    "per-turn-control-",
-];
 /// Members of a Converse body (protocol §7).
 const CONVERSE: &[&str] = &[
     "messages",
@@ -78,63 +48,6 @@ const CONVERSE: &[&str] = &[
     "outputConfig",
 ];
 
-/// A JSON object, one level deep.
-#[derive(Debug)]
-pub(super) struct Members<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
-
-#[derive(Deserialize)]
-struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
-
-impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Object;
-        impl<'de> Visitor<'de> for Object {
-            type Value = Members<'de>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a JSON object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut members = Vec::with_capacity(8);
-                while let Some((Text(name), value)) = map.next_entry()? {
-                    members.push((name, value));
-                }
-                Ok(Members(members))
-            }
-        }
-        deserializer.deserialize_map(Object)
-    }
-}
-
-impl<'a> Members<'a> {
-    /// # Errors
-    /// A validation error if `json` is not one JSON object.
-    pub(super) fn read(json: &'a [u8]) -> Result<Self, Refusal> {
-        serde_json::from_slice(json).map_err(|error| {
-            Refusal::validation(format!("Malformed input request, please reformat: {error}"))
-        })
-    }
-
-    /// The raw JSON of a member; a `null` counts as absent.
-    pub(super) fn get(&self, name: &str) -> Option<&'a str> {
-        let found = self.0.iter().rev().find(|(known, _)| known == name);
-        found.map(|(_, value)| value.get()).filter(|value| *value != "null")
-    }
-
-    fn has(&self, name: &str) -> bool {
-        self.get(name).is_some()
-    }
-
-    fn text(&self, name: &str) -> Option<Cow<'a, str>> {
-        serde_json::from_str::<Text<'a>>(self.get(name)?).ok().map(|text| text.0)
-    }
-
-    fn object(&self, name: &str) -> Option<Members<'a>> {
-        serde_json::from_str(self.get(name)?).ok()
-    }
-}
-
 /// A valid request, as far as a reply needs it.
 #[derive(Debug)]
 pub(super) struct Inquiry<'a> {
@@ -149,6 +62,7 @@ pub(super) struct Inquiry<'a> {
     pub(super) thinks: bool,
     /// `tools` or `toolConfig`, raw.
     pub(super) tools: Option<&'a str>,
+    members: Members<'a>,
 }
 
 impl<'a> Inquiry<'a> {
@@ -163,7 +77,7 @@ impl<'a> Inquiry<'a> {
             family = Family::Chat;
         }
         match family {
-            Family::Claude => check_claude(&members, model)?,
+            Family::Claude => claude_rules::check(&members, model)?,
             Family::Nova | Family::Chat => drop(read_messages(&members)?),
             Family::TitanText => need(&members, &["inputText"])?,
             Family::TitanEmbed => need(&members, &["inputText", "inputImage"])?,
@@ -181,7 +95,7 @@ impl<'a> Inquiry<'a> {
         };
         let max_output = limit(&members).or_else(|| nested.as_ref().and_then(limit));
         let thinks = family == Family::Claude && is_thinking(members.get("thinking"));
-        Ok(Self::of(family, &members, max_output, thinks))
+        Ok(Self::of(family, members, max_output, thinks))
     }
 
     /// Reads a Converse body for `model`.
@@ -190,8 +104,7 @@ impl<'a> Inquiry<'a> {
     /// Validation errors as Bedrock words them.
     pub(super) fn of_converse(model: &Model, body: &'a [u8]) -> Result<Self, Refusal> {
         let members = Members::read(body)?;
-        let unknown = members.0.iter().find(|(name, _)| !CONVERSE.contains(&name.as_ref()));
-        if let Some((name, _)) = unknown {
+        if let Some(name) = members.names().find(|name| !CONVERSE.contains(name)) {
             return Err(Refusal::validation(format!("{name}: Extra inputs are not permitted")));
         }
         if model.family.embeds() {
@@ -210,13 +123,19 @@ impl<'a> Inquiry<'a> {
         let thinks = fields.is_some_and(|fields| {
             is_thinking(fields.get("thinking")) || is_thinking(fields.get("reasoning_config"))
         });
-        Ok(Self::of(model.family, &members, limit, thinks))
+        Ok(Self::of(model.family, members, limit, thinks))
     }
 
-    fn of(family: Family, members: &Members<'a>, max_output: Option<u64>, thinks: bool) -> Self {
+    fn of(family: Family, members: Members<'a>, max_output: Option<u64>, thinks: bool) -> Self {
         let sections = PROMPT.iter().filter_map(|name| members.get(name)).collect();
         let tools = members.get("tools").or_else(|| members.get("toolConfig"));
-        Self { family, said: said(members), sections, max_output, thinks, tools }
+        let said = said(&members);
+        Self { family, said, sections, max_output, thinks, tools, members }
+    }
+
+    /// Whether the body has this member.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.members.names().any(|known| known == name)
     }
 
     /// Tokens of the whole prompt, cached or not.
@@ -230,48 +149,6 @@ pub(super) fn tokens(bytes: usize) -> u64 {
     (bytes / BYTES_PER_TOKEN) as u64
 }
 
-fn check_claude(members: &Members<'_>, model: &Model) -> Result<(), Refusal> {
-    let refuse = |text: String| Err(Refusal::validation(text));
-    if let Some((name, _)) = members.0.iter().find(|(name, _)| EXTRA.contains(&name.as_ref())) {
-        return refuse(format!("{name}: Extra inputs are not permitted"));
-    }
-    let Some(version) = members.text("anthropic_version") else {
-        return refuse("anthropic_version: Field required".to_owned());
-    };
-    let is_new = version == "2026-10-21";
-    if !(is_new || version == "bedrock-2023-05-31") {
-        return refuse(format!("Invalid API version \"{version}\"."));
-    }
-    if is_new && model.is_before_4_7() {
-        return refuse(format!("Invalid API version \"{version}\" for this model."));
-    }
-    if let Some(name) = ["temperature", "top_p", "top_k"].iter().find(|name| members.has(name))
-        && is_new
-    {
-        return refuse(format!("{name}: Extra inputs are not permitted"));
-    }
-    match members.get("max_tokens") {
-        None => return refuse("max_tokens: Field required".to_owned()),
-        Some(raw) if raw.parse::<u64>().is_err() => {
-            return refuse("max_tokens: Input should be a valid integer, at least 0".to_owned());
-        }
-        Some(_) => {}
-    }
-    if let Some(betas) = members.get("anthropic_beta") {
-        let Ok(betas) = serde_json::from_str::<Vec<Text<'_>>>(betas) else {
-            return refuse("anthropic_beta: Input should be a valid list".to_owned());
-        };
-        let unknown = |beta: &Text<'_>| UNKNOWN_BETAS.iter().any(|known| beta.0.starts_with(known));
-        if betas.iter().any(unknown) {
-            return refuse("invalid beta flag".to_owned());
-        }
-    }
-    if members.get("context_management").is_some_and(|raw| raw.contains("clear_thinking_")) {
-        return refuse("context_management: Extra inputs are not permitted".to_owned());
-    }
-    read_messages(members).map(drop)
-}
-
 fn need(members: &Members<'_>, any_of: &[&str]) -> Result<(), Refusal> {
     if any_of.iter().any(|name| members.has(name)) {
         return Ok(());
@@ -283,15 +160,18 @@ fn need(members: &Members<'_>, any_of: &[&str]) -> Result<(), Refusal> {
     )))
 }
 
+/// One turn.
 #[derive(Deserialize)]
-struct Message<'a> {
+pub(super) struct Message<'a> {
     #[serde(borrow)]
     role: Cow<'a, str>,
     #[serde(borrow)]
-    content: &'a RawValue,
+    pub(super) content: &'a RawValue,
 }
 
-fn read_messages<'a>(members: &Members<'a>) -> Result<Vec<Message<'a>>, Refusal> {
+/// # Errors
+/// Validation errors if there is no message, or one without a role or content.
+pub(super) fn read_messages<'a>(members: &Members<'a>) -> Result<Vec<Message<'a>>, Refusal> {
     let Some(raw) = members.get("messages") else {
         return Err(Refusal::validation("messages: Field required"));
     };

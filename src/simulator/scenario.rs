@@ -37,7 +37,15 @@ scenarios! {
     Html "html" "An HTML page with `status=N`, default 502.",
     BadJson "badjson" "Broken JSON with `status=N`, default 200; in a stream event `after=N`, \
         `kind=payload` (default) or `kind=bytes` for the decoded chunk.",
+    Flaky "flaky" "The first `times=N` calls, default 1, with this `key=…` fail with `code=…`, default \
+        ThrottlingException; `retry_after=N` adds that header.",
+    Refuse "refuse" "400 `PATH: Extra inputs are not permitted` while the body has the member which \
+        the path `field=…` begins with; `__` stands for a dot.",
+    Echo "echo" "`hex=…`, UTF-8: the whole reply of InvokeModel; streamed, an event a line between \
+        the model's first and last ones, or alone with `wrap=0`.",
     Slow "slow" "Waits `delay_ms=N`, default 1000, before the head.",
+    Late "late" "A stream whose first event comes `delay_ms=N`, default 1000, after the head.",
+    Pause "pause" "A stream which is silent for `delay_ms=N`, default 1000, after `after=N` events.",
     Hang "hang" "Never answers.",
     HangMid "hang_mid" "`after=N` events, then silence.",
     Cut "cut" "`after=N` events, half of the next frame, then the connection closes.",
@@ -90,6 +98,13 @@ pub(super) struct Scenario {
     pub(super) capital: bool,
     pub(super) bare: bool,
     pub(super) only: bool,
+    pub(super) times: Option<u64>,
+    pub(super) key: Option<String>,
+    /// Path of a member.
+    pub(super) field: Option<String>,
+    pub(super) echoed: Option<String>,
+    /// The events which are echoed are the whole stream.
+    pub(super) alone: bool,
     /// Where the directive starts in the body.
     pub(super) at: usize,
 }
@@ -112,7 +127,12 @@ impl Scenario {
         while let Some((key, value)) = pair(&mut rest) {
             scenario.set(key, value)?;
         }
-        Ok(scenario)
+        let needs = match kind {
+            Kind::Refuse if scenario.field.is_none() => "field",
+            Kind::Echo if scenario.echoed.is_none() => "hex",
+            _ => return Ok(scenario),
+        };
+        Err(Refusal::validation(format!("simulator: `{name}` needs `{needs}`")))
     }
 
     pub(super) fn is(&self, kind: Kind) -> bool {
@@ -120,7 +140,10 @@ impl Scenario {
     }
 
     fn set(&mut self, key: &str, value: &str) -> Result<(), Refusal> {
-        let wrong = || Refusal::validation(format!("simulator: cannot read `{key}={value}`"));
+        let wrong = || {
+            let start = value.get(..40).unwrap_or(value);
+            Refusal::validation(format!("simulator: cannot read `{key}={start}`"))
+        };
         let number = || value.parse::<u64>().map_err(|_| wrong());
         match key {
             "after" => self.after = Some(number()?),
@@ -141,6 +164,14 @@ impl Scenario {
             "capital" => self.capital = value == "1",
             "bare" => self.bare = value == "1",
             "only" => self.only = value == "1",
+            "times" => self.times = Some(number()?),
+            "key" => self.key = Some(value.to_owned()),
+            "field" => self.field = Some(value.replace("__", ".")),
+            "hex" => {
+                let bytes = hex::decode(value).map_err(|_| wrong())?;
+                self.echoed = Some(String::from_utf8(bytes).map_err(|_| wrong())?);
+            }
+            "wrap" => self.alone = value == "0",
             _ => return Err(wrong()),
         }
         Ok(())

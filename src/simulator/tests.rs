@@ -15,7 +15,12 @@ use serde_json::{Value, json};
 
 use super::*;
 
+mod rules;
+mod scenarios;
+
 const CLAUDE: &str = "/model/anthropic.claude-3-haiku-20240307-v1%3A0";
+/// The oldest model whose cache keeps for an hour.
+const SONNET_4_5: &str = "/model/us.anthropic.claude-sonnet-4-5-20250929-v1%3A0";
 const WAIT: Duration = Duration::from_secs(5);
 
 /// What came back for one request.
@@ -397,17 +402,17 @@ async fn converse_reports_usage_after_the_message_stops() {
 #[actix_web::test]
 async fn tokens_are_counted_for_both_kinds_of_body() {
     let simulator = simulator().await;
-    let path = format!("{CLAUDE}/count-tokens");
+    let path = "/model/anthropic.claude-3-5-haiku-20241022-v1%3A0/count-tokens";
     let inner = hello("Hi");
     let blob = STANDARD.encode(inner.to_string());
 
-    let answer = post(&simulator, &path, &json!({"input": {"invokeModel": {"body": blob}}}));
+    let answer = post(&simulator, path, &json!({"input": {"invokeModel": {"body": blob}}}));
     let billed = invoke(&simulator, "Hi").json()["usage"]["input_tokens"].clone();
     assert_eq!(answer.json()["inputTokens"], billed);
 
-    let answer = post(&simulator, &path, &json!({"input": {"converse": talk("Hi")}}));
+    let answer = post(&simulator, path, &json!({"input": {"converse": talk("Hi")}}));
     assert!(answer.json()["inputTokens"].as_u64().unwrap() > 0);
-    assert_eq!(post(&simulator, &path, &json!({"input": {}})).status, 400);
+    assert_eq!(post(&simulator, path, &json!({"input": {}})).status, 400);
 }
 
 #[actix_web::test]
@@ -418,7 +423,7 @@ async fn a_cached_prefix_is_written_once_and_read_later() {
         {"type": "text", "text": "long ".repeat(100), "cache_control": {"type": "ephemeral", "ttl": "1h"}},
         {"type": "text", "text": "more ".repeat(50), "cache_control": {"type": "ephemeral"}}
     ]);
-    let path = format!("{CLAUDE}/invoke");
+    let path = format!("{SONNET_4_5}/invoke");
 
     let first = post(&simulator, &path, &body).json()["usage"].clone();
     let second = post(&simulator, &path, &body).json()["usage"].clone();
@@ -438,11 +443,45 @@ async fn a_cached_prefix_is_written_once_and_read_later() {
 }
 
 #[actix_web::test]
+async fn a_prefix_is_cached_by_model_and_by_every_byte_in_front_of_its_marker() {
+    let simulator = simulator().await;
+    let marker = json!({"type": "ephemeral"});
+    let mut body = hello("Hi");
+    body["tools"] = json!([{"name": "weather", "description": "long ".repeat(100),
+        "input_schema": {"type": "object"}, "cache_control": marker}]);
+    body["system"] =
+        json!([{"type": "text", "text": "long ".repeat(100), "cache_control": marker}]);
+    body["messages"] = json!([{"role": "user", "content": [
+        {"type": "text", "text": "long ".repeat(100), "cache_control": marker}]}]);
+    let read = |model: &str, body: &Value| {
+        post(&simulator, &format!("{model}/invoke"), body);
+        let usage = simulator.ledger().last().unwrap().usage.unwrap();
+        (usage.cache_read, usage.cache_write())
+    };
+    let with = |pointer: &str| {
+        let mut body = body.clone();
+        *body.pointer_mut(pointer).unwrap() = json!("short ".repeat(100));
+        body
+    };
+
+    let (none, all) = read(SONNET_4_5, &body);
+    assert!(none == 0 && all > 375);
+    assert_eq!(read(SONNET_4_5, &body), (all, 0));
+    assert_eq!(read(CLAUDE, &body), (0, all));
+    let of_message = read(SONNET_4_5, &with("/messages/0/content/0/text"));
+    let of_system = read(SONNET_4_5, &with("/system/0/text"));
+    let of_tool = read(SONNET_4_5, &with("/tools/0/description"));
+    assert!(of_message.0 > of_system.0 && of_system.0 > 125, "{of_message:?} {of_system:?}");
+    assert_eq!(of_tool.0, 0);
+}
+
+#[actix_web::test]
 async fn tools_and_thinking_come_as_blocks() {
     let simulator = simulator().await;
     let schema = json!({"type": "object", "properties": {"city": {"type": "string"}}});
     let mut body = hello("@sim:tools");
     body["tools"] = json!([{"name": "weather", "input_schema": schema}]);
+    body["max_tokens"] = json!(2048);
     body["thinking"] = json!({"type": "enabled", "budget_tokens": 1024});
 
     let answer = post(&simulator, &format!("{CLAUDE}/invoke"), &body).json();
@@ -686,12 +725,35 @@ async fn other_processes_can_read_the_ledger() {
     };
 
     assert_eq!(get("GET", "health").json()["status"], "ok");
+    let call = simulator.ledger().last().unwrap();
+    let sent = hello("Hi").to_string();
+    assert_eq!(get("GET", "last-body").body, sent.as_bytes());
+    assert_eq!(get("GET", &format!("body/{}", call.request_id)).body, sent.as_bytes());
+    assert_eq!(get("GET", "body/of-nobody").status, 404);
     let rows = get("GET", "ledger").json();
     assert_eq!((rows[0]["operation"].as_str(), &rows[0]["status"]), (Some("invoke"), &json!(200)));
     assert!(!rows.to_string().contains("Signature="));
     assert_eq!(get("DELETE", "ledger").status, 200);
-    assert!(simulator.ledger().is_empty());
+    assert!(simulator.ledger().is_empty() && simulator.ledger().last_body().is_none());
     assert_eq!(get("GET", "else").status, 404);
+}
+
+#[test]
+fn the_last_bodies_are_kept_within_bounds() {
+    let ledger = Ledger::default();
+
+    for number in 0..40 {
+        ledger.keep_body(number.to_string(), number.to_string().as_bytes());
+    }
+    assert_eq!((ledger.body("7"), ledger.body("8").as_deref()), (None, Some(&b"8"[..])));
+    assert_eq!(ledger.last_body().as_deref(), Some(&b"39"[..]));
+
+    let large = vec![b' '; 25 * 1024 * 1024];
+    for name in ["a", "b", "c"] {
+        ledger.keep_body(name.to_owned(), &large);
+    }
+    assert!(ledger.body("39").is_none() && ledger.body("a").is_none());
+    assert!(ledger.body("b").is_some() && ledger.body("c").is_some());
 }
 
 #[actix_web::test]

@@ -32,8 +32,10 @@ VARIABLES = (
 REGION = "us-east-1"
 CLAUDE = "us.anthropic.claude-sonnet-4-20250514-v1:0"
 FOUNDATION = "anthropic.claude-sonnet-4-20250514-v1:0"
+# Answers without an inference profile.
+ON_DEMAND = "anthropic.claude-3-haiku-20240307-v1:0"
 ARN = f"arn:aws:bedrock:us-east-1:123456789012:inference-profile/{CLAUDE}"
-# Knows both versions of the Messages API, whichever an SDK puts into the body.
+# Knows both versions of the Messages API, whichever an SDK puts into the body, and caches for an hour.
 NEW_CLAUDE = "us.anthropic.claude-opus-4-8"
 REPLY = "This is a simulated reply from Bedrock; no model was called."
 

@@ -16,7 +16,7 @@ import proxy
 from proxy import NEW_CLAUDE, REPLY
 
 IDS = [
-    pytest.param("anthropic.claude-opus-4-8", id="foundation"),
+    pytest.param("anthropic.claude-fable-5-2", id="foundation"),  # no profile of it is known
     pytest.param(NEW_CLAUDE, id="profile"),
     pytest.param(f"arn:aws:bedrock:us-east-1:123456789012:inference-profile/{NEW_CLAUDE}", id="profile-arn"),
     pytest.param(
@@ -165,7 +165,7 @@ def test_a_cached_prompt_is_written_once_and_read_then(claude, ttl, part):
 
 
 def test_betas_reach_bedrock_and_its_refusal_comes_back(claude):
-    message = claude.beta.messages.create(**ask("Hi"), betas=["context-1m-2025-08-07"])
+    message = claude.beta.messages.create(**ask("Hi"), betas=["compact-2026-01-12"])
     with pytest.raises(anthropic.BadRequestError) as refused:
         claude.beta.messages.create(**ask("Hi"), betas=["files-api-2025-04-14"])
 

@@ -14,14 +14,14 @@ from botocore.exceptions import ClientError, EventStreamError, HTTPClientError
 from urllib3.exceptions import HTTPError
 
 import proxy
-from proxy import ARN, CLAUDE, FOUNDATION, REPLY, messages_body, request_id, said
+from proxy import ARN, CLAUDE, FOUNDATION, NEW_CLAUDE, ON_DEMAND, REPLY, messages_body, request_id, said
 
 IDS = [
-    pytest.param(FOUNDATION, id="foundation"),
+    pytest.param(ON_DEMAND, id="foundation"),
     pytest.param(CLAUDE, id="profile"),
-    pytest.param("anthropic.claude-opus-4-8", id="no-version"),
+    pytest.param(NEW_CLAUDE, id="no-version"),
     pytest.param(ARN, id="profile-arn"),
-    pytest.param(f"arn:aws:bedrock:us-east-1::foundation-model/{FOUNDATION}", id="foundation-arn"),
+    pytest.param(f"arn:aws:bedrock:us-east-1::foundation-model/{ON_DEMAND}", id="foundation-arn"),
     pytest.param(
         "arn:aws:bedrock:us-east-1:123456789012:application-inference-profile/a1b2c3d4e5f6",
         id="application-profile-arn",

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import proxy
-from proxy import ARN, CLAUDE, FOUNDATION, messages_body, request_id, said
+from proxy import ARN, CLAUDE, FOUNDATION, NEW_CLAUDE, messages_body, request_id, said
 
 NOVA, LLAMA = "amazon.nova-lite-v1:0", "us.meta.llama3-3-70b-instruct-v1:0"
 TITAN, MISTRAL = "amazon.titan-text-express-v1", "mistral.mistral-7b-instruct-v0:2"
@@ -58,7 +58,7 @@ GROUPS = {
     "thinking": invokes(CLAUDE, claude("@sim:thinking"), "end_turn"),
     "tools": invokes(CLAUDE, claude("@sim:tools", tools=[TOOL]), "tool_use"),
     "cache": invokes(CLAUDE, claude("Hi", **cached()), "end_turn"),
-    "cache-1h": invokes(CLAUDE, claude("Hi", **cached(ttl="1h")), "end_turn"),
+    "cache-1h": invokes(NEW_CLAUDE, claude("Hi", **cached(ttl="1h")), "end_turn"),
     "several-deltas": invokes(CLAUDE, claude("@sim:multidelta"), "end_turn"),
     "cache-only-at-start": invokes(CLAUDE, claude("@sim:cacheonlystart"), "end_turn"),
     "cache-only-at-stop": invokes(CLAUDE, claude("@sim:cacheonlystop"), "end_turn"),
