@@ -2,6 +2,7 @@
 //! map; [`startup::Application`] is the way in, for `main` and for tests.
 
 pub mod actors;
+pub mod anthropic;
 pub mod auth;
 pub mod bedrock;
 pub mod cli;

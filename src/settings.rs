@@ -3,8 +3,9 @@
 
 mod check;
 mod load;
+pub mod rules;
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
 use chrono::{DateTime, Utc};
 use ipnet::IpNet;
@@ -25,6 +26,8 @@ pub struct Settings {
     pub api_keys: ApiKeys,
     pub admin: Admin,
     pub aws: Aws,
+    pub anthropic: Anthropic,
+    pub models: Models,
     pub usage: Usage,
     pub cache: Cache,
     pub database: Database,
@@ -139,6 +142,9 @@ pub struct Admin {
 pub struct Aws {
     pub region: Option<String>,
     pub regions: Vec<FurtherRegion>,
+    /// Region to the prefixes of its inference profiles, in the place of the built-in table.
+    #[serde(deserialize_with = "open_map")]
+    pub region_prefix_mappings: BTreeMap<String, Prefixes>,
     pub access_key_id: Option<SecretString>,
     pub secret_access_key: Option<SecretString>,
     pub session_token: Option<SecretString>,
@@ -159,6 +165,55 @@ pub struct FurtherRegion {
     pub name: String,
     pub endpoint_url: Option<String>,
 }
+
+/// How the Messages API is served.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Anthropic {
+    pub first_event_hold_seconds: u64,
+    pub ping_interval_seconds: u64,
+    pub strip_attribution_block: bool,
+}
+
+/// Which models there are, how their names are read, and what they take.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Models {
+    #[serde(deserialize_with = "open_map")]
+    pub aliases: BTreeMap<String, Alias>,
+    pub inference_profile: InferenceProfile,
+    pub learn_for_seconds: u64,
+    pub old_version: Vec<rules::Glob>,
+    #[serde(deserialize_with = "open_map")]
+    pub betas: rules::BetaRules,
+    #[serde(deserialize_with = "open_map")]
+    pub fields: rules::FieldRules,
+}
+
+/// Where an operator's own name leads: a Bedrock id or ARN, or `{model, region, base_model}`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Alias {
+    pub model: String,
+    /// The region to call it in; `None` = the ARN's, or `aws.region`.
+    pub region: Option<String>,
+    /// What an opaque ARN runs.
+    pub base_model: Option<String>,
+}
+
+/// Which inference profile a name gets that leads to no profile by itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum InferenceProfile {
+    /// By the region.
+    Auto,
+    /// The foundation model itself.
+    None,
+    /// The first of these that the model has.
+    Prefixes(Vec<String>),
+}
+
+/// Prefixes of inference profiles in the order they are tried: a list, or one text with commas.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Prefixes(pub Vec<String>);
 
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -335,6 +390,73 @@ impl<'de> Deserialize<'de> for FurtherRegion {
             Written::Full(Full { name, endpoint_url }) => Self { name, endpoint_url },
         })
     }
+}
+
+impl<'de> Deserialize<'de> for Alias {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Full {
+            model: String,
+            region: Option<String>,
+            base_model: Option<String>,
+        }
+        // By way of a value rather than an untagged enum, whose error would not say which member is wrong.
+        match serde_json::Value::deserialize(deserializer)? {
+            serde_json::Value::String(model) => Ok(Self { model, region: None, base_model: None }),
+            full @ serde_json::Value::Object(_) => {
+                let Full { model, region, base_model } =
+                    Full::deserialize(full).map_err(de::Error::custom)?;
+                Ok(Self { model, region, base_model })
+            }
+            _ => {
+                Err(de::Error::custom("wants a Bedrock id or ARN, or {model, region, base_model}"))
+            }
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Prefixes {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged, expecting = "a prefix such as eu, or a list of them")]
+        enum Written {
+            Text(String),
+            List(Vec<String>),
+        }
+        Ok(Self(match Written::deserialize(deserializer)? {
+            Written::List(list) => list,
+            // A variable gives text, also where it spells a list as YAML does.
+            Written::Text(text) => {
+                let text = text.trim();
+                let inner = text.strip_prefix('[').and_then(|text| text.strip_suffix(']'));
+                let words = inner.unwrap_or(text).split(',').map(str::trim);
+                words.filter(|word| !word.is_empty()).map(str::to_owned).collect()
+            }
+        }))
+    }
+}
+
+impl<'de> Deserialize<'de> for InferenceProfile {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let Prefixes(words) = Prefixes::deserialize(deserializer)?;
+        Ok(match words.as_slice() {
+            [word] if word == "auto" => Self::Auto,
+            [word] if word == "none" => Self::None,
+            _ => Self::Prefixes(words),
+        })
+    }
+}
+
+/// A map whose members are the operator's. `~` is the empty one: YAML reads a key whose members are all commented
+/// out as that.
+fn open_map<'de, D, K, V>(deserializer: D) -> Result<BTreeMap<K, V>, D::Error>
+where
+    D: Deserializer<'de>,
+    K: Deserialize<'de> + Ord,
+    V: Deserialize<'de>,
+{
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
 /// Networks as CIDR, or single addresses.

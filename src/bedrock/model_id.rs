@@ -97,6 +97,23 @@ impl ModelId {
         Ok(Self { text: text.to_owned(), region })
     }
 
+    /// As [`ModelId::parse`], with an ARN of any partition, region and account: settings are read before the
+    /// service's own region is known.
+    ///
+    /// # Errors
+    /// [`ModelIdError`].
+    pub fn parse_anywhere(text: &str) -> Result<Self, ModelIdError> {
+        let mut fields = text.split(':').skip(1);
+        let named = fields.next().unwrap_or_default();
+        let partition = ["aws", "aws-us-gov", "aws-cn"].into_iter().find(|known| *known == named);
+        let region = fields.nth(1).unwrap_or_default().to_owned();
+        if text.starts_with("arn:") && (partition.is_none() || region.is_empty()) {
+            return Err(ModelIdError::Arn);
+        }
+        let partition = partition.unwrap_or_default();
+        Self::parse(text, &ArnRules { partition, regions: vec![region], accounts: Vec::new() })
+    }
+
     pub fn as_str(&self) -> &str {
         &self.text
     }
@@ -232,6 +249,26 @@ mod tests {
         assert_eq!(read(&"a".repeat(2049)), Err(TooLong));
         assert_eq!(read(&"a".repeat(9000)), Err(TooLong));
         assert!(read(&"a".repeat(2048)).is_ok());
+    }
+
+    #[test]
+    fn settings_may_name_an_arn_of_any_partition_region_and_account() {
+        for text in [
+            "anthropic.claude-v2:1",
+            "arn:aws-cn:bedrock:cn-north-1:999999999999:x/y",
+            "arn:aws-us-gov:bedrock:us-gov-west-1::foundation-model/anthropic.claude-v2:1",
+        ] {
+            assert_eq!(ModelId::parse_anywhere(text).unwrap().as_str(), text);
+        }
+        let region = ModelId::parse_anywhere("arn:aws:bedrock:eu-west-3:999999999999:x/y").unwrap();
+        assert_eq!(region.region(), Some("eu-west-3"));
+        for text in
+            ["arn:", "arn:aws", "arn:aws:bedrock::999999999999:x/y", "arn:x:bedrock:r:1:x/y"]
+        {
+            assert_eq!(ModelId::parse_anywhere(text), Err(ModelIdError::Arn), "{text}");
+        }
+        assert_eq!(ModelId::parse_anywhere(""), Err(ModelIdError::Empty));
+        assert_eq!(ModelId::parse_anywhere("a b"), Err(ModelIdError::Character));
     }
 
     proptest! {

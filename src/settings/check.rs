@@ -3,7 +3,14 @@
 use awc::http::Uri;
 use secrecy::{ExposeSecret, SecretString};
 
-use super::{Aws, Database, Jwt, Metrics, Need, Problem, Secrets, Server, Settings, is_loopback};
+use super::{
+    Alias, Aws, Database, InferenceProfile, Jwt, Metrics, Models, Need, Prefixes, Problem, Secrets,
+    Server, Settings, is_loopback,
+};
+use crate::{
+    anthropic::models::{PREFIXES, shipped_id},
+    bedrock::model_id::{ModelId, ModelIdError},
+};
 
 const MIB: usize = 1 << 20;
 
@@ -43,9 +50,17 @@ pub(super) fn check(settings: &Settings, need: Need) -> Vec<Problem> {
     }
     server(&mut check, &settings.server);
     aws(&mut check, &settings.aws);
+    models(&mut check, &settings.models, &settings.aws);
     metrics(&mut check, &settings.metrics, &settings.server);
     let auth = settings.auth.identity_max_age_seconds;
     check.that((1..=60).contains(&auth), "auth.identity_max_age_seconds", "must be 1 to 60");
+    let anthropic = &settings.anthropic;
+    let hold = anthropic.first_event_hold_seconds;
+    check.that(hold <= 3600, "anthropic.first_event_hold_seconds", "must be 0 to 3600");
+    let ping = (1..=3600).contains(&anthropic.ping_interval_seconds);
+    check.that(ping, "anthropic.ping_interval_seconds", "must be 1 to 3600");
+    let learn = settings.models.learn_for_seconds <= 604_800;
+    check.that(learn, "models.learn_for_seconds", "must be 0 to 604800 (a week)");
     let usage = &settings.usage;
     let journal = usage.journal_max_bytes >= 16 << 20;
     check.that(journal, "usage.journal_max_bytes", "must be at least 16777216 (16 MiB)");
@@ -249,6 +264,11 @@ fn aws(check: &mut Check, aws: &Aws) {
         let message = format!("`{name}` is not a region name such as eu-central-1");
         check.that(is_region(name), key, message);
     }
+    for (region, Prefixes(mapped)) in &aws.region_prefix_mappings {
+        let key = format!("aws.region_prefix_mappings.{region}");
+        check.that(is_region(region), &key, "is not a region name such as eu-central-1");
+        prefixes(check, &key, mapped, Some(region));
+    }
     let endpoints = aws.endpoint_url.iter().map(|url| ("aws.endpoint_url", url));
     let further = aws.regions.iter().filter_map(|region| region.endpoint_url.as_ref());
     for (key, url) in endpoints.chain(further.map(|url| ("aws.regions", url))) {
@@ -273,6 +293,74 @@ fn aws(check: &mut Check, aws: &Aws) {
         ("aws.total_timeout_seconds", aws.total_timeout_seconds),
     ] {
         check.that((1..=86_400).contains(&value), key, "must be 1 to 86400 seconds");
+    }
+}
+
+/// `region` is the one they are meant for, if that is known.
+fn prefixes(check: &mut Check, key: &str, prefixes: &[String], region: Option<&str>) {
+    for prefix in prefixes {
+        let message = format!(
+            "`{prefix}` is not a prefix of inference profiles; they are {}",
+            PREFIXES.join(", ")
+        );
+        check.that(PREFIXES.contains(&prefix.as_str()), key, message);
+        let leaves = prefix == "global" && region.is_some_and(|name| name.starts_with("us-gov-"));
+        check.that(!leaves, key, "`global` leads out of AWS GovCloud; use us-gov");
+    }
+}
+
+fn models(check: &mut Check, models: &Models, aws: &Aws) {
+    if let InferenceProfile::Prefixes(chosen) = &models.inference_profile {
+        let key = "models.inference_profile";
+        check.that(!chosen.is_empty(), key, "is empty; `none` calls models without a profile");
+        prefixes(check, key, chosen, aws.region.as_deref());
+    }
+    for (name, alias) in &models.aliases {
+        let key = format!("models.aliases.{name}");
+        let sound = (1..=256).contains(&name.len()) && !name.chars().any(char::is_control);
+        check.that(sound, &key, "a name has 1 to 256 bytes and no control characters");
+        target(check, &key, alias);
+        if let Some(region) = &alias.region {
+            let message = format!("`{region}` is not a region name such as eu-central-1");
+            check.that(is_region(region), &key, message);
+            // Unset, aws.region comes from the environment and may be this one.
+            let known = aws.region.as_ref().is_none_or(|own| own == region)
+                || aws.regions.iter().any(|further| further.name == *region);
+            let message = format!("`{region}` is neither aws.region nor among aws.regions");
+            check.that(known, &key, message);
+        }
+        // Calls to an ARN are billed by the ARN, whichever name led to it.
+        let others = models.aliases.values().filter(|other| other.model == alias.model);
+        let bases = || others.clone().filter_map(|other| other.base_model.as_ref());
+        let one = bases().zip(bases().skip(1)).all(|(one, other)| one == other);
+        check.that(one, &key, "another alias gives the same model another base_model");
+    }
+}
+
+/// What an alias leads to, and what that runs.
+fn target(check: &mut Check, key: &str, alias: &Alias) {
+    let Alias { model, region, base_model } = alias;
+    match ModelId::parse_anywhere(model) {
+        Err(ModelIdError::Empty) => check.that(false, key, "names no model"),
+        Err(error) => check.that(false, key, error.to_string()),
+        Ok(id) => {
+            let same =
+                region.is_none() || id.region().is_none() || id.region() == region.as_deref();
+            check.that(same, key, "`region` is another than the one in the ARN");
+        }
+    }
+    if let Some(id) = shipped_id(model) {
+        let message = format!("`{model}` is a name that is resolved already; Bedrock's id is {id}");
+        check.that(false, key, message);
+    }
+    if let Some(base) = base_model {
+        let id = !base.starts_with("arn:")
+            && base.contains('.')
+            && ModelId::parse_anywhere(base).is_ok();
+        let message = format!(
+            "the base_model `{base}` is not an id such as anthropic.claude-3-haiku-20240307-v1:0"
+        );
+        check.that(id, key, message);
     }
 }
 

@@ -8,6 +8,7 @@ use std::{
 
 use config::{Config, File, FileFormat};
 use serde_json::{Map, Value};
+use serde_path_to_error::Segment;
 
 use super::{Settings, check};
 
@@ -28,6 +29,10 @@ const SECRETS: &[&str] = &[
     "database.url",
     "metrics.token",
 ];
+
+/// Maps whose members are the operator's: any key is known in them.
+const OPEN: &[&str] =
+    &["aws.region_prefix_mappings", "models.aliases", "models.betas", "models.fields"];
 
 /// What a command needs of the settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -165,7 +170,18 @@ fn apply_environment(
         }
         let keys: Vec<&str> = path.split("__").collect();
         let default = keys.iter().try_fold(defaults, |value, key| value.get(key));
-        match read_text(&text, default.unwrap_or(&Value::Null)) {
+        let read = if OPEN.contains(&keys.join(".").as_str()) {
+            read_map(&text)
+        } else {
+            read_text(&text, default.unwrap_or(&Value::Null))
+        };
+        match read {
+            // As a file does, it adds to the map.
+            Ok(Value::Object(members)) => {
+                for (member, value) in members {
+                    set(tree, &[&keys[..], &[&member]].concat(), value);
+                }
+            }
             Ok(value) => set(tree, &keys, value),
             Err(wanted) => problems.push(Problem::new(name, format!("is not {wanted}"))),
         }
@@ -198,6 +214,26 @@ fn read_text(text: &str, default: &Value) -> Result<Value, &'static str> {
     })
 }
 
+/// An open map: `{name: value}`, or `name=value,name=value`. A piece without `=` goes on with the value before it, so
+/// that a value may be a list: `eu-west-1=eu,global,ap-south-1=apac`.
+fn read_map(text: &str) -> Result<Value, &'static str> {
+    const WANTED: &str = "a map: name=value,name=value or {name: value}";
+    if text.trim_start().starts_with('{') {
+        let map: Map<String, Value> = serde_yaml::from_str(text).map_err(|_| WANTED)?;
+        return Ok(Value::Object(map));
+    }
+    let mut pairs: Vec<(&str, String)> = Vec::new();
+    for piece in text.split(',').map(str::trim).filter(|piece| !piece.is_empty()) {
+        match (piece.split_once('='), pairs.last_mut()) {
+            (Some((name, value)), _) => pairs.push((name.trim(), value.trim().to_owned())),
+            (None, Some((_, value))) => value.extend([",", piece]),
+            (None, None) => return Err(WANTED),
+        }
+    }
+    let members = pairs.into_iter().map(|(name, value)| (name.to_owned(), Value::String(value)));
+    Ok(Value::Object(members.collect()))
+}
+
 fn set(tree: &mut Value, keys: &[&str], value: Value) {
     let [first, rest @ ..] = keys else {
         *tree = value;
@@ -209,6 +245,14 @@ fn set(tree: &mut Value, keys: &[&str], value: Value) {
     if let Value::Object(members) = tree {
         set(members.entry(*first).or_insert(Value::Null), rest, value);
     }
+}
+
+/// Takes a member out of an open map, if `keys` leads into one; answers whether it was there.
+fn remove_member(tree: &mut Value, keys: &[&str]) -> bool {
+    let open = (1..keys.len()).find(|length| OPEN.contains(&keys[..*length].join(".").as_str()));
+    let Some((map, [member, ..])) = open.map(|length| keys.split_at(length)) else { return false };
+    let members = map.iter().try_fold(tree, |value, key| value.get_mut(key));
+    members.and_then(Value::as_object_mut).is_some_and(|map| map.remove(*member).is_some())
 }
 
 /// Replaces `<secret>_file: PATH` by the secret that the file holds.
@@ -250,8 +294,11 @@ fn secret_file(path: &Path) -> Result<String, String> {
     Ok(text.trim_end_matches(['\r', '\n']).to_owned())
 }
 
-/// Takes out every key that the defaults do not have, and names the nearest one that they do.
+/// Takes out every key that the defaults do not have, and names the nearest one that they do. Open maps keep theirs.
 fn remove_unknown(tree: &mut Value, defaults: &Value, path: &str, problems: &mut Vec<Problem>) {
+    if OPEN.contains(&path) {
+        return;
+    }
     let (Value::Object(members), Value::Object(known)) = (tree, defaults) else { return };
     members.retain(|key, value| {
         let full = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
@@ -279,10 +326,10 @@ fn nearest(unknown: &str) -> Option<String> {
     keys.into_iter().max_by_key(score).filter(|key| score(key) > 700)
 }
 
-/// The full names of all settings: `server.tls.cert`.
+/// The full names of all settings: `server.tls.cert`. An open map is one of them.
 pub fn list_keys(tree: &Value, path: &str, keys: &mut Vec<String>) {
     match tree {
-        Value::Object(members) if !members.is_empty() => {
+        Value::Object(members) if !members.is_empty() && !OPEN.contains(&path) => {
             for (key, value) in members {
                 let full = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
                 list_keys(value, &full, keys);
@@ -292,10 +339,10 @@ pub fn list_keys(tree: &Value, path: &str, keys: &mut Vec<String>) {
     }
 }
 
-/// Reads the tree into types. A value of the wrong type is reported and replaced by its default, so that the
-/// others are looked at too.
+/// Reads the tree into types. A value of the wrong type is reported and replaced by its default, or taken out of its
+/// open map, so that the others are looked at too.
 fn typed(mut tree: Value, defaults: &Value, problems: &mut Vec<Problem>) -> Option<Settings> {
-    const MOST: usize = 100; // each round mends one value; there are fewer settings than this
+    const MOST: usize = 300; // each round mends one value; there are fewer of them than this
     for _ in 0..MOST {
         let error = match serde_path_to_error::deserialize::<_, Settings>(tree.clone()) {
             Ok(settings) => return Some(settings),
@@ -310,8 +357,15 @@ fn typed(mut tree: Value, defaults: &Value, problems: &mut Vec<Problem>) -> Opti
         let message =
             if secret { "has the wrong type".to_owned() } else { error.inner().to_string() };
         problems.push(Problem::new(&path, message));
-        let keys: Vec<&str> =
-            path.split('.').map(|key| key.split('[').next().unwrap_or(key)).collect();
+        // By segment: a key of an open map may hold dots itself. Lists are replaced as a whole.
+        let segments = error.path().iter().map_while(|segment| match segment {
+            Segment::Map { key } => Some(key.as_str()),
+            _ => None,
+        });
+        let keys: Vec<&str> = segments.collect();
+        if remove_member(&mut tree, &keys) {
+            continue;
+        }
         let known = (1..=keys.len()).rev().find_map(|length| {
             let keys = keys.get(..length)?;
             let value = keys.iter().try_fold(defaults, |value, key| value.get(key))?;

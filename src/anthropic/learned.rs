@@ -1,0 +1,279 @@
+//! What Bedrock was seen to refuse: flags, members and the API version, for each model and region, for a while. Filled
+//! by whichever worker meets a refusal, read by all; each entry ends by itself, since Bedrock changes.
+
+use std::{
+    fmt,
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
+
+use chrono::{DateTime, Utc};
+use moka::sync::Cache;
+use regex::Regex;
+
+use super::outline;
+use crate::settings::rules::{FieldPath, Items, Step};
+
+/// Pairs of model and region that are remembered.
+const MOST: u64 = 1024;
+/// Refusals remembered for one of them.
+const MOST_EACH: usize = 64;
+
+/// Something that a model refuses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refused {
+    Beta(String),
+    Field(FieldPath),
+    /// The API version 2026-10-21.
+    Version,
+}
+
+impl Refused {
+    /// The label of the metric.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Beta(_) => "beta",
+            Self::Field(_) => "field",
+            Self::Version => "version",
+        }
+    }
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Beta(flag) => f.write_str(flag),
+            Self::Field(path) => path.fmt(f),
+            Self::Version => f.write_str("2026-10-21"),
+        }
+    }
+}
+
+/// A refusal, remembered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    pub refused: Refused,
+    pub since: DateTime<Utc>,
+    pub until: DateTime<Utc>,
+}
+
+type Key = (String, String);
+
+/// See the module's documentation. Cloning shares it.
+#[derive(Debug, Clone)]
+pub struct Learned {
+    entries: Cache<Key, Arc<Vec<Entry>>>,
+    keep: Duration,
+}
+
+impl Learned {
+    /// `keep` zero: nothing is remembered.
+    pub fn new(keep: Duration) -> Self {
+        let entries =
+            Cache::builder().max_capacity(MOST).time_to_live(keep.max(KEEP_LEAST)).build();
+        Self { entries, keep }
+    }
+
+    /// What `model` refuses in `region` at `now`.
+    pub fn of(&self, model: &str, region: &str, now: DateTime<Utc>) -> Vec<Refused> {
+        let key = (model.to_owned(), region.to_owned());
+        let known = self.entries.get(&key).unwrap_or_default();
+        known.iter().filter(|entry| entry.until > now).map(|entry| entry.refused.clone()).collect()
+    }
+
+    /// Remembers refusals.
+    pub fn note(&self, model: &str, region: &str, refused: &[Refused], now: DateTime<Utc>) {
+        let until = now + self.keep;
+        if self.keep.is_zero() {
+            return;
+        }
+        let key = (model.to_owned(), region.to_owned());
+        self.entries.entry(key).and_upsert_with(|known| {
+            let known = known.map(|known| known.into_value()).unwrap_or_default();
+            let live = |entry: &&Entry| entry.until > now && !refused.contains(&entry.refused);
+            let mut entries: Vec<Entry> = known.iter().filter(live).cloned().collect();
+            for refused in refused {
+                let before = known.iter().find(|entry| entry.refused == *refused);
+                let since = before.map_or(now, |entry| entry.since);
+                entries.push(Entry { refused: refused.clone(), since, until });
+            }
+            let surplus = entries.len().saturating_sub(MOST_EACH);
+            entries.drain(..surplus);
+            Arc::new(entries)
+        });
+    }
+
+    /// Everything that counts at `now`: model, region and entry.
+    pub fn all(&self, now: DateTime<Utc>) -> Vec<(String, String, Entry)> {
+        let mut all = Vec::new();
+        for (key, entries) in &self.entries {
+            for entry in entries.iter().filter(|entry| entry.until > now) {
+                all.push((key.0.clone(), key.1.clone(), entry.clone()));
+            }
+        }
+        all.sort_by(|(model, region, a), (other, other_region, b)| {
+            (model, region, a.since).cmp(&(other, other_region, b.since))
+        });
+        all
+    }
+}
+
+/// moka takes no time to live of zero as "never".
+const KEEP_LEAST: Duration = Duration::from_secs(1);
+
+/// Why Bedrock refused a request, as far as another request could do better.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Complaint {
+    /// Some flag of `anthropic_beta`; the flags that are named, if any are.
+    Beta(Vec<String>),
+    /// Members by the places that Bedrock gives.
+    Fields(Vec<String>),
+    Version,
+}
+
+/// Reads the message of a ValidationException.
+pub fn complaint(message: &str) -> Option<Complaint> {
+    static FIELD: LazyLock<Regex> = LazyLock::new(|| {
+        Regex::new(r"([A-Za-z_][A-Za-z0-9_.\-]*): Extra inputs are not permitted")
+            .expect("a constant pattern")
+    });
+    static FLAG: LazyLock<Regex> = LazyLock::new(|| {
+        Regex::new(r"[a-z][a-z0-9-]*-20\d\d-\d\d-\d\d").expect("a constant pattern")
+    });
+    let places: Vec<String> = FIELD
+        .captures_iter(message)
+        .filter_map(|found| Some(found.get(1)?.as_str().to_owned()))
+        .collect();
+    if !places.is_empty() {
+        return Some(Complaint::Fields(places));
+    }
+    let lower = message.to_ascii_lowercase();
+    if lower.contains("invalid beta flag") || lower.contains("anthropic-beta") {
+        let named = FLAG.find_iter(&lower).map(|found| found.as_str().to_owned());
+        return Some(Complaint::Beta(named.collect()));
+    }
+    lower.starts_with("invalid api version").then_some(Complaint::Version)
+}
+
+/// The member of `body` that Bedrock means by `place`: numbers are positions in lists, and it puts in names of its own
+/// (`tools.0.custom.strict`), which the body does not have. `None` if there is no such member, or if it is none that
+/// may be removed: what was said, and what a tool is, are never.
+pub fn locate(body: &[u8], place: &str) -> Option<FieldPath> {
+    const MOST_PARTS: usize = 16;
+    let parts: Vec<&str> = place.split('.').take(MOST_PARTS).collect();
+    let mut steps = follow(body, &parts)?;
+    steps.reverse();
+    Some(FieldPath(steps)).filter(may_be_removed)
+}
+
+/// The steps that `parts` name in `value`, the last first. A part that is no member is one of Bedrock's own names; a
+/// member by such a name (`text`) may be meant or not.
+fn follow(value: &[u8], parts: &[&str]) -> Option<Vec<Step>> {
+    let (part, rest) = parts.split_first()?;
+    let found = outline::member(value, part).and_then(|member| {
+        let mut steps = if rest.is_empty() { Vec::new() } else { follow_into(member, rest)? };
+        let items = (member.first() == Some(&b'[') && !rest.is_empty()).then_some(Items::All);
+        steps.push(Step { name: (*part).to_owned(), items });
+        Some(steps)
+    });
+    found.or_else(|| follow(value, rest))
+}
+
+/// Into the item of a list that the first part counts, or into an object.
+fn follow_into(value: &[u8], parts: &[&str]) -> Option<Vec<Step>> {
+    match value.first() {
+        Some(b'[') => {
+            let (at, rest) = parts.split_first()?;
+            follow(outline::item(value, at.parse().ok()?)?, rest)
+        }
+        _ => follow(value, parts),
+    }
+}
+
+fn may_be_removed(FieldPath(steps): &FieldPath) -> bool {
+    const ESSENTIAL: &[&str] =
+        &["messages", "system", "tools", "max_tokens", "anthropic_version", "anthropic_beta"];
+    const OF_A_TOOL: &[&str] = &["name", "type", "description", "input_schema"];
+    let names: Vec<&str> = steps.iter().map(|step| step.name.as_str()).collect();
+    match names.as_slice() {
+        [] => false,
+        [only] => !ESSENTIAL.contains(only),
+        ["messages" | "system", inner @ ..] => inner.contains(&"cache_control"),
+        ["tools", member, ..] => !OF_A_TOOL.contains(member),
+        _ => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bedrock_s_complaints_are_understood() {
+        let fields = |places: &[&str]| {
+            Some(Complaint::Fields(places.iter().map(|place| (*place).to_owned()).collect()))
+        };
+        for (message, meant) in [
+            ("invalid beta flag", Some(Complaint::Beta(vec![]))),
+            (
+                "Unexpected value(s) `foo-2026-01-01` for the `anthropic-beta` header.",
+                Some(Complaint::Beta(vec!["foo-2026-01-01".into()])),
+            ),
+            ("context_management: Extra inputs are not permitted", fields(&["context_management"])),
+            (
+                "tools.0.custom.strict: Extra inputs are not permitted, x: Extra inputs are not permitted",
+                fields(&["tools.0.custom.strict", "x"]),
+            ),
+            ("Invalid API version \"2026-10-21\".", Some(Complaint::Version)),
+            ("max_tokens: Field required", None),
+            ("messages: the text says invalid api version", None),
+        ] {
+            assert_eq!(complaint(message), meant, "{message}");
+        }
+    }
+
+    #[test]
+    fn a_place_is_found_past_the_names_that_bedrock_puts_in() {
+        let body = br#"{"model":"x","speed":"fast","tools":[{"name":"a"},{"name":"b","strict":true,
+            "cache_control":{"type":"ephemeral","scope":"x"}}],
+            "messages":[{"role":"user","content":[{"type":"text","text":"hi","cache_control":{"ttl":"1h"}}]}]}"#;
+        for (place, found) in [
+            ("speed", Some("speed")),
+            ("tools.1.custom.strict", Some("tools[].strict")),
+            ("tools.1.custom.cache_control.scope", Some("tools[].cache_control.scope")),
+            (
+                "messages.0.content.0.text.cache_control.ttl",
+                Some("messages[].content[].cache_control.ttl"),
+            ),
+            ("messages.0.content.0.text.text", None),
+            ("messages", None),
+            ("max_tokens", None),
+            ("tools.1.custom.name", None),
+            ("tools.7.strict", None),
+            ("nothing", None),
+            ("", None),
+        ] {
+            let path = locate(body, place).map(|path| path.to_string());
+            assert_eq!(path.as_deref(), found, "{place}");
+        }
+    }
+
+    #[test]
+    fn what_was_learned_is_forgotten_in_time() {
+        let learned = Learned::new(Duration::from_secs(3600));
+        let now = DateTime::from_timestamp(1_800_000_000, 0).unwrap();
+        let beta = Refused::Beta("x-2026-01-01".into());
+        learned.note("m", "r", std::slice::from_ref(&beta), now);
+        learned.note("m", "r", &[Refused::Version], now + chrono::TimeDelta::minutes(30));
+
+        let later = now + chrono::TimeDelta::minutes(61);
+
+        assert_eq!(learned.of("m", "r", now), [beta, Refused::Version]);
+        assert_eq!(learned.of("m", "r", later), [Refused::Version]);
+        assert_eq!(learned.of("m", "other", now), []);
+        assert_eq!(learned.all(later).len(), 1);
+        let off = Learned::new(Duration::ZERO);
+        off.note("m", "r", &[Refused::Version], now);
+        assert_eq!(off.of("m", "r", now), []);
+    }
+}
