@@ -125,9 +125,14 @@ impl Endpoints {
     /// Where a model is called; only an ARN can choose, and only among these (SEC-63).
     pub fn of(&self, model: &ModelId) -> Option<&Endpoint> {
         match model.region() {
-            Some(region) => self.all.iter().find(|endpoint| endpoint.region == region),
+            Some(region) => self.named(region),
             None => self.all.first(),
         }
+    }
+
+    /// A region that is configured.
+    pub fn named(&self, region: &str) -> Option<&Endpoint> {
+        self.all.iter().find(|endpoint| endpoint.region == region)
     }
 }
 

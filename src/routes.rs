@@ -1,9 +1,11 @@
 //! The whole URL map, and who may call what. Default deny: a route that names no caller and stands not as public in
 //! [`ROUTES`] fails the tests.
 
+mod anthropic;
 pub mod api;
 mod bedrock;
 mod body;
+mod call;
 pub mod docs;
 pub mod error;
 mod extract;
@@ -11,7 +13,6 @@ mod health;
 mod relay;
 pub mod surface;
 
-use actix_web::middleware::from_fn;
 use paperclip::actix::web;
 
 /// Who may call a route.
@@ -22,6 +23,8 @@ pub enum Access {
     Docs,
     /// Any API key or access token.
     Caller,
+    /// An admin's access token.
+    Admin,
 }
 
 /// Every route: method, path, who may call it (SEC-71). Tests walk this list with every kind of credential, and hold
@@ -42,7 +45,16 @@ pub const ROUTES: &[(&str, &str, Access)] = &[
     ("POST", "/bedrock/model/{model_id}/converse", Access::Caller),
     ("POST", "/bedrock/model/{model_id}/converse-stream", Access::Caller),
     ("POST", "/bedrock/model/{model_id}/count-tokens", Access::Caller),
+    ("GET", "/anthropic", Access::Public),
+    ("HEAD", "/anthropic", Access::Public),
+    ("GET", "/anthropic/", Access::Public),
+    ("HEAD", "/anthropic/", Access::Public),
+    ("POST", "/anthropic/v1/messages", Access::Caller),
+    ("POST", "/anthropic/v1/messages/count_tokens", Access::Caller),
+    ("GET", "/anthropic/v1/models", Access::Caller),
+    ("GET", "/anthropic/v1/models/{id}", Access::Caller),
     ("GET", "/api/usage/records", Access::Caller),
+    ("GET", "/api/admin/models/learned", Access::Admin),
 ];
 
 /// The methods that a path takes, for `Allow`; `pattern` is the router's.
@@ -77,9 +89,34 @@ pub fn configure(config: &mut web::ServiceConfig) {
         .service(web::resource("/openapi.yaml").route(web::get().to(docs::yaml)))
         .service(web::resource("/api/usage/records").route(web::get().to(api::usage::records)))
         .service(
+            web::resource("/api/admin/models/learned").route(web::get().to(api::models::learned)),
+        )
+        .service(
+            web::resource("/anthropic")
+                .route(web::get().to(anthropic::base))
+                .route(web::head().to(anthropic::base)),
+        )
+        .service(
+            web::scope("/anthropic")
+                .service(
+                    web::resource("/")
+                        .route(web::get().to(anthropic::base))
+                        .route(web::head().to(anthropic::base)),
+                )
+                .service(web::resource("/v1/messages").route(web::post().to(anthropic::messages)))
+                .service(
+                    web::resource("/v1/messages/count_tokens")
+                        .route(web::post().to(anthropic::count_tokens)),
+                )
+                .service(web::resource("/v1/models").route(web::get().to(anthropic::models::list)))
+                .service(
+                    web::resource("/v1/models/{id:.*}")
+                        .route(web::get().to(anthropic::models::one)),
+                ),
+        )
+        .service(
             // The id may hold slashes (ARNs), so it takes all that the fixed ends leave.
             web::scope("/bedrock")
-                .wrap(from_fn(error::in_bedrock_shape))
                 .service(
                     web::resource("/model/{model_id:.*}/invoke")
                         .route(web::post().to(bedrock::invoke)),

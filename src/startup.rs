@@ -43,7 +43,7 @@ use crate::{
     routes::{self, error, surface},
     server,
     settings::{self, Settings, Shutdown, listen_address},
-    state::{Shared, Worker},
+    state::{Messages, Shared, Worker},
     telemetry::Metrics,
     tls,
     usage::{
@@ -118,6 +118,7 @@ impl Application {
         let region = credentials::region(&settings.aws).await;
         settings.aws.region = Some(region.clone());
         let endpoints = Arc::new(Endpoints::new(&settings.aws, &region));
+        let messages = Arc::new(Messages::new(&settings, &region));
         let roots = tls::roots(settings.aws.ca_file.as_deref())
             .map_err(anyhow::Error::msg)
             .context("aws.ca_file")?;
@@ -154,6 +155,7 @@ impl Application {
             aws: settings.aws,
             cors_origins: settings.server.cors_origins,
             endpoints,
+            messages,
             client_tls,
             cut_calls: cut_calls.clone(),
             workers_so_far: Arc::default(),
@@ -389,6 +391,7 @@ struct Wiring {
     aws: settings::Aws,
     cors_origins: Vec<String>,
     endpoints: Arc<Endpoints>,
+    messages: Arc<Messages>,
     client_tls: Arc<rustls::ClientConfig>,
     cut_calls: CancellationToken,
     workers_so_far: Arc<AtomicUsize>,
@@ -425,6 +428,7 @@ fn worker_app(
             wiring.client_tls.clone(),
             retries,
         ),
+        messages: wiring.messages.clone(),
         desk,
         shared: shared.clone(),
         // One for each worker, so that waiting for it takes no lock that another thread takes.
@@ -435,7 +439,7 @@ fn worker_app(
     App::new()
         .app_data(Data::new(worker))
         .app_data(QueryConfig::default().error_handler(|error, _| error::query(&error).into()))
-        .wrap(from_fn(error::in_own_shape))
+        .wrap(from_fn(error::in_shape))
         .wrap(Condition::new(!wiring.cors_origins.is_empty(), cors(&wiring.cors_origins)))
         .wrap(from_fn(surface::guard))
         .wrap(wiring.http_metrics.clone())

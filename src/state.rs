@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     actors::Actors,
+    anthropic::{learned::Learned, models::Models, rules::Rules},
     bedrock::Bedrock,
     db::Pool,
     health::Health,
@@ -47,6 +48,7 @@ pub struct Shared {
 /// One worker's tools; they stay on its thread.
 pub struct Worker {
     pub bedrock: Bedrock,
+    pub messages: Arc<Messages>,
     pub desk: Rc<Desk>,
     pub shared: Arc<Shared>,
     /// Cancelled when calls that do not stream have had their time at shutdown.
@@ -54,6 +56,30 @@ pub struct Worker {
     pub on_disconnect: settings::OnDisconnect,
     /// Streams being read to their end without a client, in this worker.
     pub drains: Rc<Cell<usize>>,
+}
+
+/// What the Messages API needs to know of models.
+pub struct Messages {
+    pub models: Models,
+    pub rules: Rules,
+    pub learned: Learned,
+    /// How long the head of a stream waits for the first event.
+    pub hold: Duration,
+    pub ping: Duration,
+}
+
+impl Messages {
+    /// `region` is the service's own, as it was resolved.
+    pub fn new(settings: &Settings, region: &str) -> Self {
+        let Settings { anthropic, models, aws, .. } = settings;
+        Self {
+            models: Models::new(models, &aws.region_prefix_mappings, region),
+            rules: Rules::new(models, anthropic),
+            learned: Learned::new(Duration::from_secs(models.learn_for_seconds)),
+            hold: Duration::from_secs(anthropic.first_event_hold_seconds),
+            ping: Duration::from_secs(anthropic.ping_interval_seconds),
+        }
+    }
 }
 
 impl Shared {
@@ -181,9 +207,18 @@ impl Admission {
         true
     }
 
-    /// From here on the call is a live stream, and its request is gone from memory.
+    /// Holds `bytes` in all, instead of what it held; false, and no change, if all calls together would hold too many.
+    pub fn holds(&mut self, bytes: usize) -> bool {
+        let fits = bytes <= self.bytes || self.hold(bytes - self.bytes);
+        if bytes < self.bytes {
+            self.shared.gate.bytes.fetch_sub(self.bytes - bytes, SeqCst);
+            self.bytes = bytes;
+        }
+        fits
+    }
+
+    /// From here on the call is a live stream.
     pub fn becomes_stream(&mut self) {
-        self.shared.gate.bytes.fetch_sub(std::mem::take(&mut self.bytes), SeqCst);
         if !std::mem::replace(&mut self.stream, true) {
             self.shared.gate.streams.fetch_add(1, SeqCst);
         }

@@ -90,6 +90,8 @@ pub struct Metrics {
     pub auth: IntCounterVec,
     pub upstream_credentials: IntCounter,
     pub upstream_retries: IntCounter,
+    pub request_edits: IntCounterVec,
+    pub learned: IntCounterVec,
     pub log_lines_dropped: IntGauge,
 }
 
@@ -176,6 +178,16 @@ impl Metrics {
                 "Calls that failed because AWS refused this service's own credentials: an alarm",
             )?,
             upstream_retries: IntCounter::new("bedrock_retries_total", "Calls sent a second time")?,
+            request_edits: vector(
+                "anthropic_request_edits_total",
+                "What was changed in requests of /anthropic, by kind",
+                &["change"],
+            )?,
+            learned: vector(
+                "anthropic_learned_total",
+                "What Bedrock refused and a second try without it showed, by kind",
+                &["kind"],
+            )?,
             log_lines_dropped: IntGauge::new(
                 "log_lines_dropped",
                 "Log lines dropped because nobody read them",
@@ -202,6 +214,8 @@ impl Metrics {
             Box::new(metrics.auth.clone()),
             Box::new(metrics.upstream_credentials.clone()),
             Box::new(metrics.upstream_retries.clone()),
+            Box::new(metrics.request_edits.clone()),
+            Box::new(metrics.learned.clone()),
             Box::new(metrics.log_lines_dropped.clone()),
         ];
         all.into_iter().try_for_each(|collector| metrics.registry.register(collector))?;

@@ -34,7 +34,13 @@ impl From<SendRequestError> for BedrockError {
 #[derive(Debug, PartialEq, Eq)]
 pub enum Fault {
     /// Bedrock's own error, for the client as it is; `body` has account numbers masked.
-    Modelled { code: String, message: String, body: Bytes },
+    Modelled {
+        code: String,
+        message: String,
+        body: Bytes,
+        /// What the model's own endpoint answered, where that failed.
+        original_status: Option<u16>,
+    },
     /// AWS refused this service's credentials; no business of the client.
     Credentials { code: String },
     /// Not an answer of Bedrock's: an HTML page, a redirect, broken JSON.
@@ -66,6 +72,8 @@ pub fn read_fault(status: u16, error_type: Option<&str>, body: &Bytes) -> Fault 
         message: Option<String>,
         #[serde(rename = "__type", alias = "code")]
         code: Option<String>,
+        #[serde(rename = "originalStatusCode")]
+        original_status: Option<u16>,
     }
     let parsed: Option<Body> = serde_json::from_slice(body).ok();
     let from_header = error_type.map(|text| text.split(':').next().unwrap_or(text).trim());
@@ -86,11 +94,11 @@ pub fn read_fault(status: u16, error_type: Option<&str>, body: &Bytes) -> Fault 
         Ok(Cow::Owned(masked)) => masked.into(),
         _ => body.clone(),
     };
-    Fault::Modelled { code, message, body }
+    Fault::Modelled { code, message, body, original_status: parsed.original_status }
 }
 
 /// Account number, and the principal of IAM and STS: `arn:aws:sts::***:***`. Nothing else is touched.
-fn mask(text: &str) -> Cow<'_, str> {
+pub fn mask(text: &str) -> Cow<'_, str> {
     static PRINCIPAL: LazyLock<Regex> = LazyLock::new(|| {
         Regex::new(r#"(arn:[a-z-]+:(?:iam|sts):[a-z0-9-]*:)\d{12}:[^\s"\\,;)]+"#)
             .expect("a constant pattern")
@@ -120,7 +128,7 @@ mod tests {
             (Some("ThrottlingException:http://internal.amazon.com/"), body),
             (None, r#"{"__type":"com.amazon#ThrottlingException","Message":"slow  down"}"#),
         ] {
-            let Fault::Modelled { code, message, body: kept } = fault(429, header, body) else {
+            let Fault::Modelled { code, message, body: kept, .. } = fault(429, header, body) else {
                 panic!("not modelled");
             };
             assert_eq!((code.as_str(), message.as_str()), ("ThrottlingException", "slow  down"));

@@ -1,6 +1,5 @@
 //! Reads `application/vnd.amazon.eventstream` from a copy of the bytes on their way to the client: finds the frames,
-//! verifies both checksums, and lends each payload to the usage scan. Memory is bounded by [`KEPT`], whatever the
-//! frames claim. Also writes the exception frames that are our own.
+//! verifies both checksums, and lends each payload to the usage scan. Memory is bounded, whatever the frames claim. Also writes the exception frames that are our own.
 
 use aws_smithy_eventstream::frame::write_message_to;
 use aws_smithy_types::event_stream::{Header, HeaderValue, Message};
@@ -12,7 +11,7 @@ const CHECKSUM: usize = 4;
 /// Limits of AWS's own decoders.
 const MAX_HEADERS: usize = 131_072;
 const MAX_PAYLOAD: usize = 25_165_824;
-/// A frame longer than this is checked but not kept; its payload is not read.
+/// A frame longer than this is checked but not kept, unless all are; its payload is not read.
 pub const KEPT: usize = 256 * 1024;
 
 /// A whole frame whose checksums were right.
@@ -22,7 +21,9 @@ pub struct Frame<'a> {
     pub message_type: &'a str,
     /// `:event-type`, `:exception-type` or `:error-code`.
     pub kind: &'a str,
-    /// `None` if the frame was longer than [`KEPT`].
+    /// `:error-message` of an `error`.
+    pub message: &'a str,
+    /// `None` if the frame was longer than what is kept.
     pub payload: Option<&'a [u8]>,
 }
 
@@ -47,8 +48,10 @@ pub enum FrameError {
 }
 
 /// Splits a stream into frames. Feed it bytes in whatever pieces they arrive.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct FrameScanner {
+    /// Frames up to this length are kept.
+    keep: usize,
     /// The start of a frame that is not whole yet; of a long one only the prelude and headers.
     held: Vec<u8>,
     /// Set once the prelude of the current frame was read.
@@ -66,7 +69,23 @@ struct Current {
     tail: [u8; CHECKSUM],
 }
 
+impl Default for FrameScanner {
+    fn default() -> Self {
+        Self { keep: KEPT, held: Vec::new(), current: None }
+    }
+}
+
 impl FrameScanner {
+    /// Keeps every frame, however long, until it is whole.
+    pub fn keeping_all() -> Self {
+        Self { keep: usize::MAX, ..Self::default() }
+    }
+
+    /// Bytes of a frame that is not whole yet.
+    pub fn buffered(&self) -> usize {
+        self.held.len()
+    }
+
     /// Whether every byte so far belonged to a whole frame: a stream may end here, and nowhere else.
     pub fn at_boundary(&self) -> bool {
         self.held.is_empty() && self.current.is_none()
@@ -93,7 +112,7 @@ impl FrameScanner {
         bytes: &'b [u8],
         each: &mut impl FnMut(Frame<'_>),
     ) -> Result<&'b [u8], FrameError> {
-        match self.at_boundary().then(|| whole_frame(bytes)).transpose()?.flatten() {
+        match self.at_boundary().then(|| whole_frame(bytes, self.keep)).transpose()?.flatten() {
             Some(frame) => {
                 each(read(frame.bytes, frame.headers)?);
                 Ok(bytes.get(frame.bytes.len()..).unwrap_or_default())
@@ -128,7 +147,8 @@ impl FrameScanner {
         for (place, byte) in current.tail.iter_mut().skip(at).zip(own) {
             *place = *byte;
         }
-        let keep = if current.total <= KEPT { current.total } else { PRELUDE + current.headers };
+        let keep =
+            if current.total <= self.keep { current.total } else { PRELUDE + current.headers };
         self.held.extend_from_slice(split(part, keep.saturating_sub(current.seen)).0);
         current.seen += part.len();
         if current.seen == current.total {
@@ -140,9 +160,10 @@ impl FrameScanner {
                 return Err(FrameError::Checksum);
             }
             each(read(&held, headers)?);
-            // Keep the allocation for the next frame.
-            self.held = held;
-            self.held.clear();
+            if held.capacity() <= KEPT {
+                self.held = held; // its allocation serves the next frame
+                self.held.clear();
+            }
         }
         Ok(rest)
     }
@@ -181,10 +202,10 @@ struct Whole<'a> {
 }
 
 /// The fast path: a frame that lies in the piece as a whole is read where it lies.
-fn whole_frame(bytes: &[u8]) -> Result<Option<Whole<'_>>, FrameError> {
+fn whole_frame(bytes: &[u8], keep: usize) -> Result<Option<Whole<'_>>, FrameError> {
     let Some(prelude) = bytes.get(..PRELUDE) else { return Ok(None) };
     let (total, headers) = check_prelude(prelude)?;
-    let Some(frame) = bytes.get(..total).filter(|_| total <= KEPT) else { return Ok(None) };
+    let Some(frame) = bytes.get(..total).filter(|_| total <= keep) else { return Ok(None) };
     let (covered, checksum) = split(frame, total - CHECKSUM);
     if be_u32(checksum, 0) != Some(crc32fast::hash(covered)) {
         return Err(FrameError::Checksum);
@@ -196,7 +217,7 @@ fn whole_frame(bytes: &[u8]) -> Result<Option<Whole<'_>>, FrameError> {
 fn read(bytes: &[u8], headers: usize) -> Result<Frame<'_>, FrameError> {
     let end = PRELUDE + headers;
     let mut rest = bytes.get(PRELUDE..end).ok_or(FrameError::Headers)?;
-    let (mut message_type, mut kind) = ("", "");
+    let (mut message_type, mut kind, mut message) = ("", "", "");
     while let Some((length, after)) = rest.split_first() {
         let (name, after) = take(after, usize::from(*length))?;
         let (value_type, after) = after.split_first().ok_or(FrameError::Headers)?;
@@ -218,6 +239,7 @@ fn read(bytes: &[u8], headers: usize) -> Result<Frame<'_>, FrameError> {
         let place = match name {
             b":message-type" => Some(&mut message_type),
             b":event-type" | b":exception-type" | b":error-code" => Some(&mut kind),
+            b":error-message" => Some(&mut message),
             b"" => return Err(FrameError::Headers),
             _ => None,
         };
@@ -230,7 +252,7 @@ fn read(bytes: &[u8], headers: usize) -> Result<Frame<'_>, FrameError> {
         rest = after;
     }
     let payload = bytes.get(end..bytes.len().saturating_sub(CHECKSUM));
-    Ok(Frame { message_type, kind, payload: payload.filter(|_| bytes.len() > end) })
+    Ok(Frame { message_type, kind, message, payload: payload.filter(|_| bytes.len() > end) })
 }
 
 fn take(bytes: &[u8], count: usize) -> Result<(&[u8], &[u8]), FrameError> {
@@ -238,8 +260,8 @@ fn take(bytes: &[u8], count: usize) -> Result<(&[u8], &[u8]), FrameError> {
 }
 
 /// An exception frame of our own: `kind` in lower camel case, as Bedrock sends it.
-pub fn exception(kind: &'static str, message: &str) -> Bytes {
-    let text = |value: &'static str| HeaderValue::String(value.into());
+pub fn exception(kind: &str, message: &str) -> Bytes {
+    let text = |value: &str| HeaderValue::String(value.to_owned().into());
     let payload = serde_json::json!({ "message": message }).to_string();
     let frame = Message::new(payload)
         .add_header(Header::new(":exception-type", text(kind)))

@@ -1,5 +1,6 @@
 //! JSON for people and scripts, in the shapes of our own API.
 
+pub mod models;
 pub mod usage;
 
 use chrono::SecondsFormat;

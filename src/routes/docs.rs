@@ -95,21 +95,21 @@ fn strip_patterns(document: &mut Value) {
 }
 
 /// Gives every operation an answer that succeeds, which a handler's own response leaves out, and an id of its own,
-/// which `HEAD` else shares with `GET`.
+/// which `HEAD` else shares with `GET`, and a path with the same one and a slash at its end.
 fn complete(document: &mut Value) {
-    let paths = document.get_mut("paths").and_then(Value::as_object_mut);
-    let items =
-        paths.into_iter().flat_map(|paths| paths.values_mut()).filter_map(Value::as_object_mut);
-    for (method, operation) in items.flatten() {
-        if let Some(responses) = operation.get_mut("responses").and_then(Value::as_object_mut) {
-            responses
-                .entry("200")
-                .or_insert_with(|| json!({ "description": "As described above" }));
-        }
-        if let Some(Value::String(id)) =
-            operation.get_mut("operationId").filter(|_| method == "head")
-        {
-            id.push_str("Head");
+    let Some(paths) = document.get_mut("paths").and_then(Value::as_object_mut) else { return };
+    for (path, item) in paths {
+        for (method, operation) in item.as_object_mut().into_iter().flatten() {
+            if let Some(responses) = operation.get_mut("responses").and_then(Value::as_object_mut) {
+                responses
+                    .entry("200")
+                    .or_insert_with(|| json!({ "description": "As described above" }));
+            }
+            if let Some(Value::String(id)) = operation.get_mut("operationId") {
+                let slash = path.len() > 1 && path.ends_with('/');
+                id.push_str(if slash { "Slash" } else { "" });
+                id.push_str(if method == "head" { "Head" } else { "" });
+            }
         }
     }
 }

@@ -15,6 +15,10 @@ use serde_json::json;
 
 use super::surface::request_id;
 use crate::{
+    anthropic::{
+        error::{self as anthropic, Told},
+        request::Wrong,
+    },
     auth::{AuthError, Refusal},
     bedrock::{error::BedrockError, model_id::ModelIdError},
     db::DbError,
@@ -41,6 +45,8 @@ pub enum Code {
     Overloaded,
     UpstreamUnavailable,
     UpstreamTimeout,
+    /// Bedrock's own failure, in Anthropic's words.
+    Upstream(Told),
 }
 
 impl Code {
@@ -63,6 +69,7 @@ impl Code {
             Self::Overloaded => "overloaded",
             Self::UpstreamUnavailable => "upstream_unavailable",
             Self::UpstreamTimeout => "upstream_timeout",
+            Self::Upstream(_) => "upstream_error",
         }
     }
 
@@ -85,6 +92,17 @@ impl Code {
             | Self::Overloaded
             | Self::UpstreamUnavailable => StatusCode::SERVICE_UNAVAILABLE,
             Self::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
+            Self::Upstream(told) => {
+                StatusCode::from_u16(told.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+            }
+        }
+    }
+
+    /// The same in Anthropic's words.
+    pub fn told(self) -> Told {
+        match self {
+            Self::Upstream(told) => told,
+            code => anthropic::of_status(code.status().as_u16()),
         }
     }
 
@@ -119,6 +137,23 @@ impl Code {
 pub enum Dialect {
     Own,
     Bedrock,
+    Anthropic,
+}
+
+impl Dialect {
+    /// The dialect of the clients that call a path. Decides how they are told, and nothing else.
+    pub fn of(path: &str) -> Self {
+        let below = |base: &str| {
+            path.strip_prefix(base).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        };
+        if below("/bedrock") {
+            Self::Bedrock
+        } else if below("/anthropic") {
+            Self::Anthropic
+        } else {
+            Self::Own
+        }
+    }
 }
 
 /// A refusal or a failure: a code and a sentence for the client, the cause for the log.
@@ -153,6 +188,8 @@ pub struct ApiError {
     request_id: String,
     /// The methods that the path takes instead.
     allow: String,
+    /// What upstream said of trying again.
+    retry_after: Option<String>,
 }
 
 impl ApiError {
@@ -166,6 +203,26 @@ impl ApiError {
             dialect: Dialect::Own,
             request_id: String::new(),
             allow: String::new(),
+            retry_after: None,
+        }
+    }
+
+    /// Bedrock's own failure: its words, and its `Retry-After`.
+    pub fn upstream(told: Told, message: String, retry_after: Option<&str>) -> Self {
+        let retry_after = retry_after.map(str::to_owned);
+        Self { retry_after, ..Self::new(Code::Upstream(told), message) }
+    }
+
+    /// To be told to a client on this path.
+    pub fn on(self, path: &str, request_id: String) -> Self {
+        Self { dialect: Dialect::of(path), request_id, ..self }
+    }
+
+    /// The status that the client of a dialect is given.
+    pub fn status(&self, dialect: Dialect) -> u16 {
+        match dialect {
+            Dialect::Anthropic => self.code.told().status,
+            Dialect::Bedrock | Dialect::Own => self.code.status().as_u16(),
         }
     }
 
@@ -206,6 +263,11 @@ impl ApiError {
     fn body(&self) -> serde_json::Value {
         match self.dialect {
             Dialect::Bedrock => json!({ "message": self.message }),
+            Dialect::Anthropic => json!({
+                "type": "error",
+                "error": { "type": self.code.told().kind, "message": self.message },
+                "request_id": anthropic_id(&self.request_id),
+            }),
             Dialect::Own => {
                 let mut error = json!({
                     "code": self.code.as_str(),
@@ -235,70 +297,71 @@ impl fmt::Display for ApiError {
 
 impl ResponseError for ApiError {
     fn status_code(&self) -> StatusCode {
-        self.code.status()
+        let status = self.status(self.dialect);
+        StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
     }
 
     fn error_response(&self) -> HttpResponse {
-        let mut response = HttpResponse::build(self.code.status());
+        let mut response = HttpResponse::build(self.status_code());
         if self.code == Code::Unauthorized {
             response
                 .insert_header((header::WWW_AUTHENTICATE, "Bearer realm=\"bedrock-sso-proxy\""));
         }
-        if let Some(seconds) = self.code.retry_after() {
+        if let Some(after) = &self.retry_after {
+            response.insert_header((header::RETRY_AFTER, after.as_str()));
+        } else if let Some(seconds) = self.code.retry_after() {
             response.insert_header((header::RETRY_AFTER, seconds));
         }
         if !self.allow.is_empty() {
             response.insert_header((header::ALLOW, self.allow.as_str()));
         }
-        if self.dialect == Dialect::Bedrock {
-            response.insert_header(("x-amzn-errortype", self.code.bedrock()));
-            response.insert_header(("x-amzn-requestid", self.request_id.as_str()));
+        match self.dialect {
+            Dialect::Own => {}
+            Dialect::Bedrock => {
+                response.insert_header(("x-amzn-errortype", self.code.bedrock()));
+                response.insert_header(("x-amzn-requestid", self.request_id.as_str()));
+            }
+            Dialect::Anthropic => {
+                response.insert_header(("request-id", anthropic_id(&self.request_id)));
+                if let Some(retry) = self.code.told().should_retry {
+                    response.insert_header(("x-should-retry", retry.to_string()));
+                }
+            }
         }
         response.content_type("application/json").body(self.body().to_string())
     }
 }
 
-/// Everything that goes wrong below `/bedrock` is told as Bedrock tells it.
-pub async fn in_bedrock_shape(
+/// A request's id as clients of the Messages API know it; with its prefix off, it is the `request_id` of the usage row.
+pub fn anthropic_id(id: &str) -> String {
+    format!("req_{id}")
+}
+
+/// Tells whatever goes wrong in the dialect of the path, and turns a panic into this client's 500 and nobody else's
+/// (REL-29).
+pub async fn in_shape(
     request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<impl MessageBody>, actix_web::Error> {
-    reshape(Dialect::Bedrock, request, next).await
-}
-
-/// Everything else is told in our own JSON.
-pub async fn in_own_shape(
-    request: ServiceRequest,
-    next: Next<impl MessageBody + 'static>,
-) -> Result<ServiceResponse<impl MessageBody>, actix_web::Error> {
-    reshape(Dialect::Own, request, next).await
-}
-
-async fn reshape<B: MessageBody + 'static>(
-    dialect: Dialect,
-    request: ServiceRequest,
-    next: Next<B>,
-) -> Result<ServiceResponse<actix_web::body::BoxBody>, actix_web::Error> {
-    let id = request_id(&request);
-    // A panic is this client's 500 and nobody else's (REL-29).
+    let (path, id) = (request.path().to_owned(), request_id(&request));
     let outcome =
         futures_util::FutureExt::catch_unwind(std::panic::AssertUnwindSafe(next.call(request)))
             .await;
     let response = match outcome {
         Ok(Ok(response)) => response,
-        Ok(Err(error)) => return Err(in_shape(&error, dialect, &id).into()),
+        Ok(Err(error)) => return Err(as_api_error(&error).on(&path, id).into()),
         Err(_panic) => {
             tracing::error!(request_id = id, "a handler panicked");
             let error = ApiError::new(Code::Internal, "The service failed to answer this request.");
-            return Err(ApiError { dialect, request_id: id, ..error }.into());
+            return Err(error.on(&path, id).into());
         }
     };
     let status = response.status();
     let shaped = match response.response().error() {
-        Some(error) => Some(in_shape(error, dialect, &id)),
-        // What the framework itself refuses has no body; a part further in has told its own in its shape already.
+        Some(error) => Some(as_api_error(error)),
+        // What the framework itself refuses has no body.
         None if status == StatusCode::NOT_FOUND && is_empty(&response) => {
-            Some(ApiError::new(Code::NotFound, "There is nothing at this path."))
+            Some(ApiError::new(Code::NotFound, nothing_at(&path)))
         }
         None if status == StatusCode::METHOD_NOT_ALLOWED && is_empty(&response) => {
             let pattern = response.request().match_pattern().unwrap_or_default();
@@ -309,16 +372,24 @@ async fn reshape<B: MessageBody + 'static>(
         None => None,
     };
     match shaped {
-        Some(error) if error.request_id.is_empty() => {
-            let error = ApiError { dialect, request_id: id, ..error };
-            let (request, _) = response.into_parts();
-            Ok(ServiceResponse::from_err(error, request))
-        }
         Some(error) => {
             let (request, _) = response.into_parts();
-            Ok(ServiceResponse::from_err(error, request))
+            Ok(ServiceResponse::from_err(error.on(&path, id), request))
         }
         None => Ok(response.map_into_boxed_body()),
+    }
+}
+
+fn nothing_at(path: &str) -> &'static str {
+    let below = path.strip_prefix("/anthropic").unwrap_or_default();
+    if below.starts_with("/v1/messages/batches") {
+        "Message batches are not available: Bedrock has nothing like them at this API."
+    } else if below.starts_with("/v1/files") {
+        "Files are not available: Bedrock has nothing like them at this API."
+    } else if below.starts_with("/v1/complete") {
+        "Text completions are not available; use /anthropic/v1/messages."
+    } else {
+        "There is nothing at this path."
     }
 }
 
@@ -329,8 +400,8 @@ fn is_empty<B: MessageBody>(response: &ServiceResponse<B>) -> bool {
     )
 }
 
-/// An error as an [`ApiError`] of a dialect; the innermost scope that handles it decides which.
-fn in_shape(error: &actix_web::Error, dialect: Dialect, id: &str) -> ApiError {
+/// Any error as an [`ApiError`].
+fn as_api_error(error: &actix_web::Error) -> ApiError {
     match error.as_error::<ApiError>() {
         Some(known) => ApiError {
             code: known.code,
@@ -338,9 +409,10 @@ fn in_shape(error: &actix_web::Error, dialect: Dialect, id: &str) -> ApiError {
             field: known.field,
             cause: Some(known.causes()).filter(|causes| !causes.is_empty()).map(Into::into),
             refusal: known.refusal,
-            dialect: if known.request_id.is_empty() { dialect } else { known.dialect },
-            request_id: id.to_owned(),
+            dialect: known.dialect,
+            request_id: known.request_id.clone(),
             allow: known.allow.clone(),
+            retry_after: known.retry_after.clone(),
         },
         None => {
             let status = error.as_response_error().status_code();
@@ -351,8 +423,7 @@ fn in_shape(error: &actix_web::Error, dialect: Dialect, id: &str) -> ApiError {
                 400..=499 => (Code::InvalidParameter, "The request is malformed."),
                 _ => (Code::Internal, "The service failed to answer this request."),
             };
-            ApiError { dialect, request_id: id.to_owned(), ..ApiError::new(code, message) }
-                .caused_by(error.to_string())
+            ApiError::new(code, message).caused_by(error.to_string())
         }
     }
 }
@@ -372,6 +443,12 @@ impl From<AuthError> for ApiError {
             )
             .caused_by(cause),
         }
+    }
+}
+
+impl From<Wrong> for ApiError {
+    fn from(error: Wrong) -> Self {
+        Self::new(Code::InvalidParameter, error.to_string())
     }
 }
 

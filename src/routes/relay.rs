@@ -1,49 +1,214 @@
-//! The body of a streamed answer: upstream's bytes as they come, no faster than the client reads them. A copy is
-//! parsed for usage and for damage. However the stream ends, its call is closed before its last byte leaves, and an
-//! end that was none is never made to look like one.
+//! The body of a streamed answer: what upstream sends, no faster than the client reads it, in the client's [`Wire`]
+//! format. However the stream ends, its call is closed before its last byte leaves, and an end that was none is never
+//! made to look like one.
+
+pub mod events;
+pub mod frames;
 
 use std::{
+    borrow::Cow,
     fmt,
     future::Future,
     pin::Pin,
     rc::Rc,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering::Relaxed},
     task::{Context, Poll, ready},
-    time::Instant,
+    time::Duration,
 };
 
 use awc::ClientResponse;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, future::LocalBoxFuture};
-use tokio::time::{Sleep, sleep_until};
+use serde::Deserialize;
+use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use crate::{
     actors::streams::StreamTicket,
-    bedrock::{
-        Limits,
-        event_stream::{self, Frame, FrameScanner},
-    },
+    anthropic::error::{Told, of_exception},
+    bedrock::event_stream::{Frame, KEPT},
     settings::OnDisconnect,
     state::{Admission, Worker},
-    usage::{Outcome, call::OpenCall, meter::StreamKind},
+    usage::{Outcome, call::OpenCall, journal::Journal},
 };
 
 /// A pause long enough for the server to write what it holds, before the connection is broken.
-const FLUSH: std::time::Duration = std::time::Duration::from_millis(50);
+const FLUSH: Duration = Duration::from_millis(50);
 /// Streams that one worker reads to their end after their clients left (`usage.on_disconnect: drain`).
 const DRAINS: usize = 64;
 /// For how long it does.
-const DRAIN_FOR: std::time::Duration = std::time::Duration::from_secs(30);
+const DRAIN_FOR: Duration = Duration::from_secs(30);
+
+/// How a stream is put to its client.
+pub trait Wire: 'static {
+    /// What fills a silence, in formats that have such a thing.
+    const PING: &'static [u8] = b"";
+
+    /// Takes the next piece from upstream, reads usage into `call`, and answers what the client gets of it.
+    fn push(&mut self, piece: Bytes, call: &mut Option<OpenCall>) -> Step;
+
+    /// Upstream's body ended as HTTP says it should. Whether the stream did is another matter.
+    fn finish(&mut self, call: &mut Option<OpenCall>) -> Step;
+
+    /// Tells the client why the stream ends; empty if it would not be understood any more.
+    fn last_words(&self, end: &End) -> Bytes;
+
+    /// Bytes of a frame that is not whole yet.
+    fn buffered(&self) -> usize;
+
+    /// Set once nothing is missing that the client needs: how long upstream may take to close.
+    fn patience(&self) -> Option<Duration> {
+        None
+    }
+}
+
+/// What one piece from upstream came to.
+pub struct Step {
+    /// For the client.
+    pub bytes: Bytes,
+    pub over: Option<Over>,
+}
+
+pub enum Over {
+    /// The call is over, and its figures are complete.
+    Well(Outcome),
+    Badly(End),
+}
+
+/// How a stream that did not end well is told to the client and recorded.
+pub struct End {
+    pub outcome: Outcome,
+    /// As Bedrock would call it, in lower camel case.
+    pub exception: Cow<'static, str>,
+    pub message: Cow<'static, str>,
+    /// Of a model's own error.
+    pub original_status: Option<u16>,
+}
+
+impl End {
+    fn of(outcome: Outcome, exception: &'static str, message: &'static str) -> Self {
+        let (exception, message) = (Cow::Borrowed(exception), Cow::Borrowed(message));
+        Self { outcome, exception, message, original_status: None }
+    }
+
+    pub fn cut() -> Self {
+        Self::of(Outcome::UpstreamCut, "modelStreamErrorException", "Bedrock's answer broke off.")
+    }
+
+    pub fn damaged() -> Self {
+        let message = "Bedrock's answer arrived damaged.";
+        Self::of(Outcome::UpstreamCut, "modelStreamErrorException", message)
+    }
+
+    fn silent() -> Self {
+        Self::of(Outcome::Timeout, "modelTimeoutException", "Bedrock stopped answering.")
+    }
+
+    fn too_long() -> Self {
+        Self::of(Outcome::Timeout, "modelTimeoutException", "The call took too long.")
+    }
+
+    fn stopping() -> Self {
+        let message = "The service is stopping. Try again.";
+        Self::of(Outcome::Shutdown, "serviceUnavailableException", message)
+    }
+
+    fn too_large() -> Self {
+        let message = "Too many large answers at the moment. Try again.";
+        Self::of(Outcome::UpstreamCut, "serviceUnavailableException", message)
+    }
+
+    /// The same in Anthropic's words.
+    pub fn told(&self) -> Told {
+        of_exception(&self.exception, 500, self.original_status)
+    }
+
+    /// Ends the call of the stream.
+    pub fn close(&self, mut call: OpenCall) {
+        call.failed(&self.exception, &self.message);
+        call.close(self.outcome);
+    }
+}
+
+/// What an exception frame says; an error frame says it in its headers.
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Said {
+    pub message: String,
+    pub original_status_code: Option<u16>,
+}
+
+fn said(frame: &Frame<'_>) -> Said {
+    let said = frame.payload.and_then(|payload| serde_json::from_slice(payload).ok());
+    said.unwrap_or_else(|| Said { message: frame.message.to_owned(), original_status_code: None })
+}
+
+/// A stream whose head is there.
+pub struct Opened<W> {
+    upstream: ClientResponse,
+    wire: W,
+    /// `None` once closed.
+    call: Option<OpenCall>,
+    journal: Rc<Journal>,
+    /// What was read already.
+    first: Option<Step>,
+}
+
+impl<W: Wire> Opened<W> {
+    pub fn new(upstream: ClientResponse, wire: W, call: OpenCall) -> Self {
+        let journal = call.journal();
+        Self { upstream, wire, call: Some(call), journal, first: None }
+    }
+
+    /// Reads until there is something for the client, or `cut` resolves.
+    ///
+    /// # Errors
+    /// Why there never was, and the call to be closed with it.
+    pub async fn begin(
+        mut self,
+        idle: Duration,
+        cut: impl Future<Output = ()>,
+    ) -> Result<Self, (End, Option<OpenCall>)> {
+        let mut cut = std::pin::pin!(cut);
+        loop {
+            let next = tokio::select! {
+                biased;
+                next = tokio::time::timeout(idle, self.upstream.next()) => next,
+                () = &mut cut => return Err((End::stopping(), self.call)),
+            };
+            let step = match next {
+                Err(_elapsed) => return Err((End::silent(), self.call)),
+                Ok(Some(Err(_broken))) => return Err((End::cut(), self.call)),
+                Ok(Some(Ok(piece))) => self.push(piece),
+                Ok(None) => self.wire.finish(&mut self.call),
+            };
+            match step {
+                Step { bytes, over: Some(Over::Badly(end)) } if bytes.is_empty() => {
+                    return Err((end, self.call));
+                }
+                Step { bytes, over: None } if bytes.is_empty() => {}
+                step => return Ok(Self { first: Some(step), ..self }),
+            }
+        }
+    }
+
+    fn push(&mut self, piece: Bytes) -> Step {
+        if let Some(call) = &mut self.call {
+            call.first_byte();
+        }
+        self.wire.push(piece, &mut self.call)
+    }
+}
 
 /// What keeps an eye on a stream; dropped with it.
 pub struct Watch {
     pub admission: Admission,
     pub ticket: StreamTicket,
     pub cut: CancellationToken,
-    pub limits: Limits,
     /// When the whole call must be over.
-    pub deadline: Instant,
+    pub deadline: std::time::Instant,
+    /// The longest silence towards the client.
+    pub ping: Option<Duration>,
 }
 
 /// The connection ends without the terminator of a whole answer.
@@ -58,329 +223,283 @@ impl fmt::Display for Broken {
 
 impl std::error::Error for Broken {}
 
+/// A stream that is still to be opened, or the last words if it cannot be.
+pub type Opening<W> = LocalBoxFuture<'static, Result<Opened<W>, Bytes>>;
+
 /// See the module's documentation.
-pub struct Relay {
-    source: Source,
-    state: State,
-    limits: Limits,
-    idle: Pin<Box<Sleep>>,
+pub struct Relay<W: Wire> {
+    state: State<W>,
+    /// `None` while opening, and once there is nothing more to read.
+    source: Option<Opened<W>>,
+    timer: Pin<Box<Sleep>>,
+    /// When upstream was last heard of, and the client last sent anything.
+    heard: Instant,
+    spoken: Instant,
+    idle: Duration,
+    ping: Option<Duration>,
     deadline: Instant,
     cut: Pin<Box<WaitForCancellationFutureOwned>>,
     worker: Arc<Worker>,
-    _admission: Admission,
+    admission: Admission,
     _ticket: StreamTicket,
 }
 
-/// The stream itself, apart from the client: it can be read on without one.
-struct Source {
-    /// `None` when it was handed to a task that reads it to its end.
-    upstream: Option<ClientResponse>,
-    meter: Meter,
-}
-
-enum State {
+enum State<W> {
+    Opening(Opening<W>),
     Live,
     /// The last whole piece waits until the call's end is on the disk (`usage.fsync: always`).
     Durable(LocalBoxFuture<'static, ()>, Bytes),
-    /// An exception frame of ours went out; the connection is broken once that had time to leave.
+    /// The last words went out; the connection is broken once they had time to leave.
     LastWords(Pin<Box<Sleep>>),
     Broken,
     Ended,
 }
 
-impl Relay {
-    pub fn new(
-        upstream: ClientResponse,
-        kind: StreamKind,
-        call: OpenCall,
-        watch: Watch,
-        worker: &Arc<Worker>,
-    ) -> Self {
-        let Watch { admission, ticket, cut, limits, deadline } = watch;
+/// What the clock brings.
+enum Due {
+    Ping,
+    /// Upstream has been silent for too long.
+    Silence,
+    Deadline,
+}
+
+type Polled = Poll<Option<Result<Bytes, Broken>>>;
+
+impl<W: Wire> Relay<W> {
+    pub fn new(opened: Opened<W>, watch: Watch, worker: &Arc<Worker>) -> Self {
+        let mut relay = Self::starting(State::Live, watch, worker);
+        relay.source = Some(opened);
+        relay
+    }
+
+    /// A stream whose client has its head already.
+    pub fn yet_to_open(opening: Opening<W>, watch: Watch, worker: &Arc<Worker>) -> Self {
+        Self::starting(State::Opening(opening), watch, worker)
+    }
+
+    fn starting(state: State<W>, watch: Watch, worker: &Arc<Worker>) -> Self {
+        let Watch { admission, ticket, cut, deadline, ping } = watch;
+        let (now, deadline) = (Instant::now(), deadline.into());
         Self {
-            source: Source { upstream: Some(upstream), meter: Meter::new(kind, call) },
-            state: State::Live,
-            limits,
-            idle: Box::pin(sleep_until((Instant::now() + limits.idle).min(deadline).into())),
+            state,
+            source: None,
+            timer: Box::pin(sleep_until(deadline)),
+            heard: now,
+            spoken: now,
+            idle: worker.bedrock.limits.idle,
+            ping,
             deadline,
             cut: Box::pin(cut.cancelled_owned()),
             worker: worker.clone(),
-            _admission: admission,
+            admission,
             _ticket: ticket,
         }
     }
 
     /// One step of a live stream.
-    fn poll_live(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, Broken>>> {
+    fn poll_live(&mut self, context: &mut Context<'_>) -> Polled {
         if self.cut.as_mut().poll(context).is_ready() {
-            let end = End::of(
-                Outcome::Shutdown,
-                "serviceUnavailableException",
-                "The service is stopping. Try again.",
-            );
-            return Poll::Ready(self.fail(end));
+            return Poll::Ready(self.give_up(End::stopping()));
         }
-        if Instant::now() >= self.deadline {
-            let end = End::of(Outcome::Timeout, "modelTimeoutException", "The call took too long.");
-            return Poll::Ready(self.fail(end));
+        let Some(source) = &mut self.source else { return Poll::Ready(None) };
+        if let Some(step) = source.first.take() {
+            return Poll::Ready(self.take(step));
         }
-        let Some(upstream) = &mut self.source.upstream else { return Poll::Ready(None) };
-        match upstream.poll_next_unpin(context) {
-            Poll::Pending => {
-                // A client that does not read does not get here, so this measures upstream alone.
-                ready!(self.idle.as_mut().poll(context));
-                let end = End::of(
-                    Outcome::Timeout,
-                    "modelTimeoutException",
-                    "Bedrock stopped answering.",
-                );
-                Poll::Ready(self.fail(end))
-            }
+        match source.upstream.poll_next_unpin(context) {
+            // A client that does not read does not get here, so the clock measures upstream alone.
+            Poll::Pending => Poll::Ready(match ready!(self.poll_clock(context)) {
+                Due::Ping => Some(Ok(Bytes::from_static(W::PING))),
+                Due::Silence => self.give_up(End::silent()),
+                Due::Deadline => self.give_up(End::too_long()),
+            }),
             Poll::Ready(Some(Ok(piece))) => {
-                let next = (Instant::now() + self.limits.idle).min(self.deadline);
-                self.idle.as_mut().reset(next.into());
-                Poll::Ready(self.pass(piece))
+                let step = source.push(piece);
+                self.heard = Instant::now();
+                if self.heard >= self.deadline {
+                    return Poll::Ready(self.give_up(End::too_long()));
+                }
+                Poll::Ready(self.take(step))
             }
             Poll::Ready(Some(Err(error))) => {
                 tracing::warn!(%error, "a stream broke off");
-                Poll::Ready(self.fail(End::cut()))
+                Poll::Ready(self.give_up(End::cut()))
             }
-            Poll::Ready(None) => Poll::Ready(match self.source.meter.ended() {
-                Ok(()) => {
-                    self.state = State::Ended;
-                    None
-                }
-                Err(end) => self.fail(end),
-            }),
+            Poll::Ready(None) => Poll::Ready(self.finish()),
         }
     }
 
-    /// Passes a piece on. One that ends the call is held until the call's end is durable.
-    fn pass(&mut self, piece: Bytes) -> Option<Result<Bytes, Broken>> {
-        let was_open = self.source.meter.call.is_some();
-        match self.source.meter.read(&piece) {
-            Ok(()) => {
-                let closed_now = was_open && self.source.meter.call.is_none();
-                let journal = self.source.meter.journal.clone();
-                if closed_now && !journal.is_durable() {
-                    self.state =
-                        State::Durable(Box::pin(async move { journal.durable().await }), piece);
-                    return Some(Ok(Bytes::new()));
-                }
-                Some(Ok(piece))
+    /// Waits for what the clock brings next. The timer is only moved when it would be late: it may go off early, and
+    /// is then set anew.
+    fn poll_clock(&mut self, context: &mut Context<'_>) -> Poll<Due> {
+        loop {
+            let patience = self.source.as_ref().and_then(|source| source.wire.patience());
+            let silence = match &self.state {
+                State::Opening(_) => self.deadline, // the opening has limits of its own
+                _ => self.heard + patience.unwrap_or(self.idle),
+            };
+            let mut next = (self.deadline, Due::Deadline);
+            if silence < next.0 {
+                next = (silence, Due::Silence);
             }
-            Err(bad) => {
-                tracing::warn!(error = %bad.error, "a stream held a bad frame");
-                match bad.good {
-                    // Whole frames before the bad one are the client's; then our exception says why it ends.
-                    Some(good) => {
-                        let frame = self.fail(End::damaged());
-                        let words = frame.and_then(Result::ok).unwrap_or_default();
-                        Some(Ok([&piece.slice(..good)[..], &words].concat().into()))
-                    }
-                    // The frame has begun to leave: the client's own checks must see its end.
-                    None => {
-                        self.source.meter.close(End::damaged());
-                        self.source.upstream = None;
-                        self.state = State::LastWords(Box::pin(tokio::time::sleep(FLUSH)));
-                        Some(Ok(piece))
-                    }
-                }
+            if let Some(ping) = self.ping.map(|ping| self.spoken + ping).filter(|at| *at < next.0) {
+                next = (ping, Due::Ping);
             }
+            let (at, due) = next;
+            if Instant::now() >= at {
+                return Poll::Ready(due);
+            }
+            if self.timer.is_elapsed() || self.timer.deadline() > at {
+                self.timer.as_mut().reset(at);
+            }
+            ready!(self.timer.as_mut().poll(context));
         }
     }
 
-    /// Ends a stream that did not end well: an exception frame if the client is between two frames, then a break, once
-    /// what came before has left.
-    fn fail(&mut self, end: End) -> Option<Result<Bytes, Broken>> {
-        let (kind, message) = (end.exception, end.message);
-        let between_frames = self.source.meter.scanner.at_boundary() || self.source.meter.damaged;
-        self.source.meter.close(end);
-        self.source.upstream = None; // closes the connection, which cancels the call
+    /// Passes a step on. One that ends the call is held until the call's end is durable.
+    fn take(&mut self, Step { bytes, over }: Step) -> Option<Result<Bytes, Broken>> {
+        let Some(source) = &mut self.source else { return None };
+        match over {
+            Some(Over::Badly(end)) => return self.fail(bytes, &end),
+            Some(Over::Well(outcome)) => {
+                if let Some(call) = source.call.take() {
+                    call.close(outcome);
+                    let journal = source.journal.clone();
+                    if !journal.is_durable() {
+                        let durable = Box::pin(async move { journal.durable().await });
+                        self.state = State::Durable(durable, bytes);
+                        return Some(Ok(Bytes::new()));
+                    }
+                }
+            }
+            None => {}
+        }
+        let buffered = source.wire.buffered();
+        let held = if buffered > KEPT { buffered } else { 0 };
+        if !self.admission.holds(held) {
+            return self.fail(bytes, &End::too_large());
+        }
+        Some(Ok(bytes))
+    }
+
+    /// Upstream has nothing more to say.
+    fn finish(&mut self) -> Option<Result<Bytes, Broken>> {
+        let source = self.source.as_mut()?;
+        let step = source.wire.finish(&mut source.call);
+        if let Some(Over::Badly(end)) = &step.over {
+            return self.fail(step.bytes, end);
+        }
+        let last = self.take(step);
+        self.source = None;
+        last
+    }
+
+    /// The stream cannot go on. If nothing is missing that the client needs, that is no matter.
+    fn give_up(&mut self, end: End) -> Option<Result<Bytes, Broken>> {
+        let complete = self.source.as_ref().is_some_and(|source| source.wire.patience().is_some());
+        if complete { self.finish() } else { self.fail(Bytes::new(), &end) }
+    }
+
+    /// Ends a stream that did not end well: last words, then a break, once what came before has left.
+    fn fail(&mut self, bytes: Bytes, end: &End) -> Option<Result<Bytes, Broken>> {
+        let mut words = Bytes::new();
+        // Dropping the source closes the connection, which cancels the call.
+        if let Some(Opened { wire, call, .. }) = self.source.take() {
+            words = wire.last_words(end);
+            if let Some(call) = call {
+                end.close(call);
+            }
+        }
+        self.break_off();
+        Some(Ok(if bytes.is_empty() { words } else { [&bytes[..], &words].concat().into() }))
+    }
+
+    fn break_off(&mut self) {
         self.state = State::LastWords(Box::pin(tokio::time::sleep(FLUSH)));
-        Some(Ok(if between_frames { event_stream::exception(kind, message) } else { Bytes::new() }))
     }
 }
 
-impl Stream for Relay {
+impl<W: Wire> Unpin for Relay<W> {}
+
+impl<W: Wire> Stream for Relay<W> {
     type Item = Result<Bytes, Broken>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         loop {
-            match &mut self.state {
-                State::Live => {
-                    let step = ready!(self.poll_live(context));
-                    // An empty piece would end the chunked body; it only means that the state has changed.
-                    match step {
-                        Some(Ok(piece)) if piece.is_empty() => continue,
-                        step => return Poll::Ready(step),
+            let step = match &mut self.state {
+                State::Opening(opening) => match opening.as_mut().poll(context) {
+                    Poll::Ready(Ok(opened)) => {
+                        self.source = Some(opened);
+                        self.heard = Instant::now();
+                        self.state = State::Live;
+                        continue;
                     }
-                }
-                State::Durable(durable, piece) => {
+                    Poll::Ready(Err(words)) => {
+                        self.break_off();
+                        Some(Ok(words))
+                    }
+                    Poll::Pending => match ready!(self.poll_clock(context)) {
+                        Due::Ping => Some(Ok(Bytes::from_static(W::PING))),
+                        // The opening ends itself in time; should it not, the client is not kept.
+                        Due::Silence | Due::Deadline => {
+                            self.state = State::Broken;
+                            continue;
+                        }
+                    },
+                },
+                State::Live => ready!(self.poll_live(context)),
+                State::Durable(durable, bytes) => {
                     ready!(durable.as_mut().poll(context));
-                    let piece = std::mem::take(piece);
+                    let bytes = std::mem::take(bytes);
                     self.state = State::Live;
-                    return Poll::Ready(Some(Ok(piece)));
+                    Some(Ok(bytes))
                 }
                 State::LastWords(pause) => {
                     ready!(pause.as_mut().poll(context));
                     self.state = State::Broken;
+                    continue;
                 }
                 State::Broken => {
                     self.state = State::Ended;
                     return Poll::Ready(Some(Err(Broken)));
                 }
                 State::Ended => return Poll::Ready(None),
+            };
+            // An empty piece would end the chunked body; it only means that the state has changed.
+            if matches!(&step, Some(Ok(bytes)) if bytes.is_empty()) {
+                continue;
             }
+            self.spoken = Instant::now();
+            return Poll::Ready(step);
         }
     }
 }
 
-impl Drop for Relay {
+impl<W: Wire> Drop for Relay<W> {
     /// The client has left before the end. Upstream is dropped at once, or read on for its usage.
     fn drop(&mut self) {
         let worker = &self.worker;
         let wanted = worker.on_disconnect == OnDisconnect::Drain
-            && !worker.shared.closing.load(std::sync::atomic::Ordering::Relaxed);
-        if !wanted || worker.drains.get() >= DRAINS || self.source.meter.call.is_none() {
+            && !worker.shared.closing.load(Relaxed)
+            && worker.drains.get() < DRAINS;
+        let open = |source: &Opened<W>| wanted && source.call.is_some();
+        let Some(mut source) = self.source.take().filter(open) else {
             return; // the open call, dropped, closes itself
-        }
-        let (Some(mut upstream), Some(call)) =
-            (self.source.upstream.take(), self.source.meter.call.take())
-        else {
-            return;
         };
-        let mut meter = Meter { call: Some(call), ..Meter::resume(&mut self.source.meter) };
         let drains = worker.drains.clone();
         drains.set(drains.get() + 1);
         actix_web::rt::spawn(async move {
             let to_end = async {
-                while let Some(Ok(piece)) = upstream.next().await {
-                    if meter.read_without_client(&piece).is_err() {
+                while let Some(Ok(piece)) = source.upstream.next().await {
+                    if let Some(Over::Badly(_)) = source.push(piece).over {
                         break;
                     }
                 }
             };
             let _over = tokio::time::timeout(DRAIN_FOR, to_end).await;
-            if let Some(call) = meter.call.take() {
+            if let Some(call) = source.call.take() {
                 call.close(Outcome::ClientDisconnect);
             }
             drains.set(drains.get().saturating_sub(1));
         });
     }
-}
-
-/// How a stream that did not end well is told to the client and recorded.
-struct End {
-    outcome: Outcome,
-    exception: &'static str,
-    message: &'static str,
-}
-
-impl End {
-    fn of(outcome: Outcome, exception: &'static str, message: &'static str) -> Self {
-        Self { outcome, exception, message }
-    }
-
-    fn cut() -> Self {
-        Self::of(Outcome::UpstreamCut, "modelStreamErrorException", "Bedrock's answer broke off.")
-    }
-
-    fn damaged() -> Self {
-        Self::of(
-            Outcome::UpstreamCut,
-            "modelStreamErrorException",
-            "Bedrock's answer arrived damaged.",
-        )
-    }
-}
-
-/// Follows the frames of a stream and closes its call when the terminating one is seen.
-struct Meter {
-    scanner: FrameScanner,
-    kind: StreamKind,
-    /// `None` once closed.
-    call: Option<OpenCall>,
-    journal: Rc<crate::usage::journal::Journal>,
-    damaged: bool,
-}
-
-impl Meter {
-    fn new(kind: StreamKind, call: OpenCall) -> Self {
-        let journal = call.journal();
-        Self { scanner: FrameScanner::default(), kind, call: Some(call), journal, damaged: false }
-    }
-
-    /// The same, for reading on without a client.
-    fn resume(other: &mut Self) -> Self {
-        Self {
-            scanner: std::mem::take(&mut other.scanner),
-            kind: other.kind,
-            call: None,
-            journal: other.journal.clone(),
-            damaged: false,
-        }
-    }
-
-    fn read(&mut self, piece: &[u8]) -> Result<(), event_stream::BadFrame> {
-        let mut verdict = None;
-        let (kind, call) = (self.kind, &mut self.call);
-        if let Some(call) = call {
-            call.first_byte();
-        }
-        let scanned = self.scanner.push(piece, |frame| {
-            if let Some(call) = call {
-                verdict = follow(kind, call, &frame).or(verdict.take());
-            }
-        });
-        self.damaged = scanned.is_err();
-        if let (Some(outcome), Some(call)) = (verdict, self.call.take_if(|_| verdict.is_some())) {
-            call.close(outcome);
-        }
-        scanned
-    }
-
-    /// As [`Self::read`]; whatever ends it, the client had left.
-    fn read_without_client(&mut self, piece: &[u8]) -> Result<(), event_stream::BadFrame> {
-        let (kind, call) = (self.kind, &mut self.call);
-        self.scanner.push(piece, |frame| {
-            if let Some(call) = call {
-                follow(kind, call, &frame);
-            }
-        })
-    }
-
-    /// Upstream's body ended as HTTP says it should. Whether the stream did is another matter.
-    fn ended(&mut self) -> Result<(), End> {
-        let unfinished = self.call.as_mut().is_some_and(|call| call.reading().is_unfinished());
-        if !self.scanner.at_boundary() || unfinished {
-            return Err(End::cut());
-        }
-        if let Some(call) = self.call.take() {
-            call.close(Outcome::Success);
-        }
-        Ok(())
-    }
-
-    fn close(&mut self, end: End) {
-        if let Some(mut call) = self.call.take() {
-            call.failed(end.exception, end.message);
-            call.close(end.outcome);
-        }
-    }
-}
-
-/// Looks at one frame; answers the outcome if it is the stream's last.
-fn follow(kind: StreamKind, call: &mut OpenCall, frame: &Frame<'_>) -> Option<Outcome> {
-    if frame.message_type != "event" {
-        #[derive(serde::Deserialize)]
-        struct Said {
-            message: Option<String>,
-        }
-        let said = frame.payload.and_then(|payload| serde_json::from_slice::<Said>(payload).ok());
-        call.failed(frame.kind, said.and_then(|said| said.message).as_deref().unwrap_or_default());
-        return Some(Outcome::UpstreamError);
-    }
-    call.event(kind, frame.payload);
-    call.reading().ended.then_some(Outcome::Success)
 }

@@ -18,7 +18,7 @@ use tracing::{Level, Span};
 use tracing_actix_web::RootSpanBuilder;
 use uuid::Uuid;
 
-use super::error::{ApiError, Code};
+use super::error::{ApiError, Code, Dialect};
 use crate::{
     auth::Identity,
     state::{Worker, client_address},
@@ -34,6 +34,8 @@ struct Facts {
     client: Option<IpAddr>,
     caller: Option<(i64, Option<i64>)>,
     model: Option<String>,
+    /// What was changed in the request's body.
+    edited: Option<String>,
 }
 
 /// The request's id, as text.
@@ -55,6 +57,13 @@ pub fn note_model(request: &HttpRequest, model: &str) {
     }
 }
 
+/// Notes what was changed in the request's body.
+pub fn note_edits(request: &HttpRequest, edits: String) {
+    if let Some(facts) = request.extensions_mut().get_mut::<Facts>() {
+        facts.edited = Some(edits).filter(|edits| !edits.is_empty());
+    }
+}
+
 /// Opens the span of a request and writes its access line (SEC-81): never the query, never a header's value.
 pub struct AccessLog;
 
@@ -68,7 +77,8 @@ impl RootSpanBuilder for AccessLog {
         let trusted = worker.map_or(&[][..], |worker| &worker.shared.server.trusted_proxies);
         let peer = request.peer_addr().map(|peer| peer.ip());
         let client = peer.map(|peer| client_address(peer, text("x-forwarded-for"), trusted));
-        let facts = Facts { id, started: Instant::now(), client, caller: None, model: None };
+        let started = Instant::now();
+        let facts = Facts { id, started, client, caller: None, model: None, edited: None };
         request.extensions_mut().insert(facts);
         tracing::info_span!("request", request_id = %id)
     }
@@ -104,6 +114,7 @@ impl RootSpanBuilder for AccessLog {
                     user_id = facts.caller.map(|(user_id, _)| user_id),
                     key_id = facts.caller.and_then(|(_, key_id)| key_id),
                     model = facts.model.as_deref(),
+                    edited = facts.edited.as_deref(),
                     $($rest)+
                 )
             }};
@@ -129,11 +140,14 @@ pub async fn guard(
 ) -> Result<ServiceResponse<impl MessageBody>, Error> {
     let worker = request.app_data::<Data<Worker>>().cloned();
     let id = request_id(&request);
-    let inference = request.path().starts_with("/bedrock/");
+    let inference = Dialect::of(request.path()) != Dialect::Own;
     let refused =
         worker.as_ref().and_then(|worker| check_head(request.request(), worker, inference).err());
     let mut response = match refused {
-        Some(error) => request.error_response(error).map_into_left_body(),
+        Some(error) => {
+            let error = error.on(request.path(), id.clone());
+            request.error_response(error).map_into_left_body()
+        }
         None => next.call(request).await?.map_into_right_body(),
     };
     let https = worker
@@ -144,11 +158,14 @@ pub async fn guard(
         response.response_mut().head_mut().set_connection_type(actix_http::ConnectionType::Close);
     }
     let headers = response.headers_mut();
+    let streamed = headers.contains_key(header::CACHE_CONTROL);
     let mut set = |name: &'static str, value: &'static str| {
         headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
     };
     set("x-content-type-options", "nosniff");
-    set("cache-control", "no-store");
+    if !streamed {
+        set("cache-control", "no-store");
+    }
     if !inference {
         set("content-security-policy", "default-src 'none'; frame-ancestors 'none'");
         set("x-frame-options", "DENY");

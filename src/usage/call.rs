@@ -161,10 +161,20 @@ impl OpenCall {
 
     /// One event of a stream went by; its payload is `None` if it was too long to look at.
     pub fn event(&mut self, kind: StreamKind, payload: Option<&[u8]>) {
-        self.events += 1;
         if let Some(payload) = payload {
             self.reading.event(kind, payload);
         }
+        self.note_progress();
+    }
+
+    /// The same for an event of a model's own, decoded; `kind` is its `type`.
+    pub fn decoded_event(&mut self, kind: Option<&str>, event: &[u8]) {
+        self.reading.decoded(kind, event);
+        self.note_progress();
+    }
+
+    fn note_progress(&mut self) {
+        self.events += 1;
         let due = self.events - self.noted_events >= PROGRESS_EVENTS
             || self.noted.elapsed() >= PROGRESS_TIME;
         if due

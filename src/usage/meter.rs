@@ -86,6 +86,16 @@ impl Reading {
         }
     }
 
+    /// Reads a model's own event, whose `type` is `kind`; most are deltas, which say nothing of usage.
+    pub fn decoded(&mut self, kind: Option<&str>, event: &[u8]) {
+        if !matches!(
+            kind,
+            Some("content_block_delta" | "content_block_start" | "content_block_stop" | "ping")
+        ) {
+            self.model_event(event);
+        }
+    }
+
     /// Answers whether the event has a `usage` of its own.
     fn model_event(&mut self, event: &[u8]) -> bool {
         let Ok(said) = serde_json::from_slice::<Said<'_>>(event) else { return false };

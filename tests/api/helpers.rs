@@ -461,6 +461,12 @@ pub fn message(text: &str) -> Value {
            "messages": [{"role": "user", "content": text}]})
 }
 
+/// A message for the Messages API.
+pub fn messages(text: &str) -> Value {
+    json!({"model": "claude-sonnet-4-5", "max_tokens": 1000,
+           "messages": [{"role": "user", "content": text}]})
+}
+
 /// A message for Converse.
 pub fn conversation(text: &str) -> Value {
     json!({"messages": [{"role": "user", "content": [{"text": text}]}]})

@@ -18,6 +18,7 @@ mod helpers;
 mod kills;
 mod lifecycle;
 mod matrix;
+mod messages;
 mod settings;
 mod streams;
 mod usage;

@@ -2,7 +2,9 @@
 
 use bedrock_sso_proxy::routes::{Access, ROUTES};
 
-use crate::helpers::{ADMIN, MODEL, PERSON, Request, TestServer, TestServerBuilder, message};
+use crate::helpers::{
+    ADMIN, MODEL, PERSON, Request, TestServer, TestServerBuilder, message, messages,
+};
 
 /// What the caller brings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,11 +63,13 @@ fn known(credential: Credential) -> bool {
 }
 
 fn request(app: &TestServer, method: &'static str, path: &str) -> Request {
-    let request = app.get(&path.replace("{model_id}", MODEL)).method(method);
+    let path = &path.replace("{model_id}", MODEL).replace("{id}", "claude-sonnet-4-5");
+    let request = app.get(path).method(method);
     let converse = path.contains("/converse");
     match method {
         "POST" if path.ends_with("/count-tokens") => request.json(&serde_json::json!({
             "input": {"converse": crate::helpers::conversation("hi")}})),
+        "POST" if path.starts_with("/anthropic") => request.json(&messages("hi")),
         "POST" if converse => request.json(&crate::helpers::conversation("hi")),
         "POST" => request.json(&message("hi")),
         _ => request,
@@ -88,7 +92,9 @@ async fn walk(docs: bool) {
                 Access::Public => 200,
                 Access::Docs if docs || known(credential) => 200,
                 Access::Caller if known(credential) => 200,
-                Access::Docs | Access::Caller => 401,
+                Access::Admin if credential == Credential::AdminJwt => 200,
+                Access::Admin if known(credential) => 403,
+                Access::Docs | Access::Caller | Access::Admin => 401,
             };
 
             let reply = held.on(request(&app, method, &path), credential).send().await;

@@ -1,0 +1,481 @@
+//! `/anthropic`: the Messages API. The request's bytes are edited where Bedrock needs it (`anthropic::request`), the
+//! answer's are the model's own.
+
+pub mod models;
+
+use std::{sync::Arc, time::Instant};
+
+use actix_web::{
+    HttpRequest, HttpResponse, HttpResponseBuilder,
+    http::header,
+    web::{Data, Payload},
+};
+use awc::http::header::HeaderMap;
+use base64::{Engine, engine::general_purpose::STANDARD};
+use bytes::Bytes;
+use chrono::Utc;
+use paperclip::actix::api_v2_operation;
+use serde::{Deserialize, de::IgnoredAny};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    call::{self, Asked},
+    error::{ApiError, Code, Dialect, anthropic_id},
+    extract::Caller,
+    relay::{Opened, Relay, Watch, events::Events},
+    surface,
+};
+use crate::{
+    actors::streams::StreamTicket,
+    anthropic::{
+        error::of_exception,
+        event,
+        learned::{self, Complaint, Refused},
+        models::Resolved,
+        request::{Edited, Headers, Incoming, Target, Wrong},
+    },
+    auth::Identity,
+    bedrock::{
+        Call, Endpoint, Operation, Reply,
+        credentials::Authorization,
+        error::{BedrockError, Fault, mask, read_fault},
+        model_id::{ModelId, ModelIdError},
+    },
+    state::{Admission, Worker},
+    usage::{Outcome, call::OpenCall},
+};
+
+const JSON: &str = "application/json";
+/// Flags of `anthropic-beta` that are looked at.
+const MOST_BETAS: usize = 64;
+
+/// The Messages API is here
+///
+/// For clients that ask their base URL before they call it.
+#[api_v2_operation(tags(Anthropic), operation_id = "anthropic")]
+pub async fn base() -> HttpResponse {
+    HttpResponse::Ok().json(serde_json::json!({ "status": "ok" }))
+}
+
+/// Create a message
+///
+/// The Messages API, over InvokeModel; with `"stream": true` as server-sent events.
+#[api_v2_operation(tags(Anthropic), operation_id = "createMessage")]
+pub async fn messages(
+    Caller(identity): Caller,
+    request: HttpRequest,
+    payload: Payload,
+    worker: Data<Worker>,
+) -> Result<HttpResponse, ApiError> {
+    let (passage, admission, ticket) =
+        prepare(&identity, &request, payload, worker.into_inner(), false).await?;
+    match ticket {
+        Some(ticket) => stream(passage, admission, ticket).await,
+        None => whole(passage, admission).await,
+    }
+}
+
+/// Count the tokens of a message
+///
+/// By Bedrock; costs nothing. Models that Bedrock cannot count for answer 400.
+#[api_v2_operation(tags(Anthropic), operation_id = "countMessageTokens")]
+pub async fn count_tokens(
+    Caller(identity): Caller,
+    request: HttpRequest,
+    payload: Payload,
+    worker: Data<Worker>,
+) -> Result<HttpResponse, ApiError> {
+    let (passage, admission, _) =
+        prepare(&identity, &request, payload, worker.into_inner(), true).await?;
+    whole(passage, admission).await
+}
+
+/// A call that is open, before it is sent.
+struct Passage {
+    worker: Arc<Worker>,
+    call: Call,
+    endpoint: Endpoint,
+    authorization: Arc<Authorization>,
+    edited: Edited,
+    resolved: Resolved,
+    metered: OpenCall,
+    deadline: Instant,
+    /// Cancelled when the call must end for a shutdown.
+    cut: CancellationToken,
+    request_id: String,
+}
+
+/// Reads a request, edits it and opens its call.
+async fn prepare(
+    identity: &Identity,
+    request: &HttpRequest,
+    payload: Payload,
+    worker: Arc<Worker>,
+    counting: bool,
+) -> Result<(Passage, Admission, Option<StreamTicket>), ApiError> {
+    let began = tokio::time::Instant::now();
+    let (mut admission, body) = call::admit(request, payload, &worker).await?;
+    let messages = &worker.messages;
+    let incoming = Incoming::read(body, &messages.rules, counting)?;
+    let asked = incoming.model(&messages.rules).into_owned();
+    surface::note_model(request, &asked);
+    let resolved = resolve(&asked, &worker)?;
+    let operation = match (counting, incoming.streams(&messages.rules)) {
+        (true, _) => Operation::CountTokens,
+        (false, true) => Operation::InvokeStream,
+        (false, false) => Operation::Invoke,
+    };
+    // Bedrock counts for foundation models only.
+    let id = if counting { &resolved.base } else { &resolved.id };
+    let endpoints = &worker.bedrock.endpoints;
+    let model = ModelId::parse(id, &endpoints.rules)?;
+    let endpoint = match (model.region(), &resolved.region) {
+        (None, Some(region)) => endpoints.named(region),
+        _ => endpoints.of(&model),
+    };
+    let endpoint = endpoint.ok_or(ModelIdError::Region)?.clone();
+
+    let learned = messages.learned.of(&resolved.base, &endpoint.region, Utc::now());
+    let target = Target { base: &resolved.base, long_context: resolved.long_context };
+    let edited = incoming.edit(&messages.rules, &said_in_headers(request), target, &learned)?;
+    drop(incoming);
+    note_edits(request, &edited, &worker);
+    let headers = upstream_headers(request)?;
+    let call = Call { operation, model, headers, body: upstream_body(operation, &edited) };
+    if !admission.holds(call.body.len()) {
+        let message = "Too many large requests at the moment. Try again.";
+        return Err(ApiError::new(Code::Overloaded, message));
+    }
+    let authorization = call::authorization(&worker).await?;
+
+    let (ticket, cut) = match operation.streams() {
+        true => {
+            let (ticket, cut) = call::register(&worker, identity, &call)?;
+            (Some(ticket), cut)
+        }
+        false => (None, worker.cut.clone()),
+    };
+    let asked = Asked {
+        endpoint_type: "anthropic",
+        model: &asked,
+        billed: &resolved.billed,
+        region: call.model.region().or(resolved.region.as_deref()),
+        endpoint_region: &endpoint.region,
+    };
+    let row = call::first_row(request, identity, &call, asked);
+    let metered = OpenCall::open(&worker.desk, row, began)?;
+    metered.durable().await;
+    let deadline = Instant::now() + worker.bedrock.limits.total;
+    let request_id = anthropic_id(&surface::request_id(request));
+    let passage = Passage {
+        worker,
+        call,
+        endpoint,
+        authorization,
+        edited,
+        resolved,
+        metered,
+        deadline,
+        cut,
+        request_id,
+    };
+    Ok((passage, admission, ticket))
+}
+
+/// Where the name of a model leads.
+fn resolve(asked: &str, worker: &Worker) -> Result<Resolved, ApiError> {
+    let found = worker.messages.models.resolve(asked);
+    let resolved =
+        found.map_err(|unknown| ApiError::new(Code::NotFound, format!("model: {unknown}")))?;
+    if resolved.derived {
+        tracing::warn!(model = asked, id = resolved.id, "a model that no table knows, by its name");
+    }
+    if !resolved.base.starts_with("anthropic.") && !resolved.base.starts_with("arn:") {
+        let base: String = resolved.base.chars().take(80).collect();
+        let message = format!("model: {base} is no Claude model; call it at /bedrock/model/…");
+        return Err(ApiError::new(Code::InvalidParameter, message));
+    }
+    Ok(resolved)
+}
+
+/// What the Messages API says in headers.
+fn said_in_headers(request: &HttpRequest) -> Headers {
+    let text = |name: &str| request.headers().get(name)?.to_str().ok().map(str::trim);
+    let owned = |name: &str| text(name).filter(|text| !text.is_empty()).map(str::to_owned);
+    let lines = request.headers().get_all("anthropic-beta").filter_map(|line| line.to_str().ok());
+    let flags = lines.flat_map(|line| line.split(',')).map(str::trim);
+    let betas = flags.filter(|flag| !flag.is_empty()).take(MOST_BETAS).map(str::to_owned).collect();
+    let (version, profile) = (owned("anthropic-version"), owned("anthropic-user-profile-id"));
+    Headers { version, betas, profile }
+}
+
+/// Bedrock's own headers pass; the rest is ours.
+fn upstream_headers(request: &HttpRequest) -> Result<Vec<(String, String)>, ApiError> {
+    let mut headers = call::upstream_headers(request)?;
+    headers.retain(|(name, _)| name.starts_with("x-amzn-bedrock-"));
+    headers.extend([("accept", JSON), ("content-type", JSON)].map(|(n, v)| (n.into(), v.into())));
+    headers.sort_unstable();
+    Ok(headers)
+}
+
+/// InvokeModel takes the edited body as it is, CountTokens in base64 (protocol reference §4.6).
+fn upstream_body(operation: Operation, edited: &Edited) -> Bytes {
+    if operation != Operation::CountTokens {
+        return edited.body.clone();
+    }
+    let body = STANDARD.encode(&edited.body);
+    format!("{{\"input\":{{\"invokeModel\":{{\"body\":\"{body}\"}}}}}}").into()
+}
+
+/// What was changed goes into the metric and the access line.
+fn note_edits(request: &HttpRequest, edited: &Edited, worker: &Worker) {
+    let mut line = String::new();
+    for note in &edited.notes {
+        worker.shared.metrics.request_edits.with_label_values(&[note.change.as_str()]).inc();
+        if !line.is_empty() {
+            line.push_str(", ");
+        }
+        line.push_str(&format!("{} {}", note.change.as_str(), note.what));
+    }
+    surface::note_edits(request, line);
+}
+
+impl Passage {
+    /// Sends the call until it is answered. What Bedrock refuses for a flag, a member or the API version is sent once
+    /// more without.
+    async fn ask(mut self) -> Result<(Self, Reply), ApiError> {
+        let mut tried: Option<Vec<Refused>> = None;
+        loop {
+            let mut reply = match self.send().await {
+                Ok(Some(reply)) => reply,
+                Ok(None) => return Err(call::cut_short(self.metered, Dialect::Anthropic)),
+                Err(error) => return Err(call::failed(self.metered, error, Dialect::Anthropic)),
+            };
+            self.metered.answered(reply.status.as_u16(), reply.header("x-amzn-requestid"));
+            if call::is_right_kind(&reply, self.call.operation) {
+                self.learn(&tried.unwrap_or_default());
+                return Ok((self, reply));
+            }
+            let body = match self.read(&mut reply).await {
+                Ok(Some(body)) => body,
+                Ok(None) => return Err(call::cut_short(self.metered, Dialect::Anthropic)),
+                Err(error) => return Err(call::failed(self.metered, error, Dialect::Anthropic)),
+            };
+            let kind = reply.header("x-amzn-errortype");
+            let fault = read_fault(reply.status.as_u16(), kind, &body);
+            if tried.is_none()
+                && let Fault::Modelled { code, message, .. } = &fault
+                && code.eq_ignore_ascii_case("ValidationException")
+                && let Some(refused) = self.diagnose(message)
+                && self.edit_again(&refused)?
+            {
+                tracing::info!(
+                    model = self.resolved.base,
+                    message,
+                    "asking Bedrock once more, without"
+                );
+                tried = Some(refused);
+                continue;
+            }
+            return Err(self.refused(fault, &reply));
+        }
+    }
+
+    /// `None` if the service stops first.
+    async fn send(&mut self) -> Result<Option<Reply>, BedrockError> {
+        let Self { worker, call, endpoint, authorization, metered, cut, .. } = self;
+        let sent = worker.bedrock.send(call, endpoint, authorization, || metered.attempt());
+        tokio::select! {
+            biased;
+            reply = sent => reply.map(Some),
+            () = cut.cancelled() => Ok(None),
+        }
+    }
+
+    /// `None` if the service stops first.
+    async fn read(&self, reply: &mut Reply) -> Result<Option<Bytes>, BedrockError> {
+        tokio::select! {
+            biased;
+            body = self.worker.bedrock.read(&mut reply.body, self.deadline) => body.map(Some),
+            () = self.cut.cancelled() => Ok(None),
+        }
+    }
+
+    /// What of the request Bedrock's complaint is about. It does not always name the flag: then those are meant that
+    /// no table vouches for, or else all.
+    fn diagnose(&self, message: &str) -> Option<Vec<Refused>> {
+        let sent = &self.edited.betas;
+        let refused: Vec<Refused> = match learned::complaint(message)? {
+            Complaint::Version => {
+                self.edited.new_version.then_some(Refused::Version).into_iter().collect()
+            }
+            Complaint::Fields(places) => places
+                .iter()
+                .filter_map(|place| learned::locate(&self.edited.body, place))
+                .map(Refused::Field)
+                .collect(),
+            Complaint::Beta(named) => {
+                let is_named = |flag: &&String| named.contains(flag);
+                let is_unlisted = |flag: &&String| !self.worker.messages.rules.lists(flag);
+                let mut meant: Vec<&String> = sent.iter().filter(is_named).collect();
+                if meant.is_empty() {
+                    meant = sent.iter().filter(is_unlisted).collect();
+                }
+                if meant.is_empty() {
+                    meant = sent.iter().collect();
+                }
+                meant.into_iter().cloned().map(Refused::Beta).collect()
+            }
+        };
+        (!refused.is_empty()).then_some(refused)
+    }
+
+    /// Takes out what was refused. Answers whether that changed anything.
+    fn edit_again(&mut self, refused: &[Refused]) -> Result<bool, Wrong> {
+        let rules = &self.worker.messages.rules;
+        let target = Target { base: &self.resolved.base, long_context: false };
+        let incoming = Incoming::reread(self.edited.body.clone(), rules)?;
+        let edited = incoming.edit(rules, &Headers::default(), target, refused)?;
+        let changed = edited.body != self.edited.body;
+        self.call.body = upstream_body(self.call.operation, &edited);
+        self.edited = edited;
+        Ok(changed)
+    }
+
+    fn learn(&self, refused: &[Refused]) {
+        let region = &self.endpoint.region;
+        for refused in refused {
+            self.worker.shared.metrics.learned.with_label_values(&[refused.kind()]).inc();
+            let (kind, name) = (refused.kind(), refused.to_string());
+            tracing::warn!(model = self.resolved.base, region, kind, name, "learned: refused");
+        }
+        if !refused.is_empty() {
+            self.worker.messages.learned.note(&self.resolved.base, region, refused, Utc::now());
+        }
+    }
+
+    /// An answer that is an error, in Anthropic's words (protocol reference §4.7).
+    fn refused(mut self, fault: Fault, reply: &Reply) -> ApiError {
+        match fault {
+            Fault::Modelled { code, message, original_status, .. } => {
+                self.metered.failed(&code, &message);
+                self.metered.close(Outcome::UpstreamError);
+                let told = of_exception(&code, reply.status.as_u16(), original_status);
+                let message = if message.is_empty() { code } else { message };
+                ApiError::upstream(told, message, reply.header("retry-after"))
+            }
+            Fault::Credentials { code } => {
+                call::credentials_refused(self.metered, &code, &self.worker)
+            }
+            Fault::Foreign => call::not_bedrock(self.metered),
+        }
+    }
+
+    /// Asks for a stream and waits for its first event: what fails until then is an error of HTTP, which SDKs try again.
+    async fn begin(self) -> Result<(Opened<Events>, HeaderMap), ApiError> {
+        let (Self { worker, metered, cut, .. }, reply) = self.ask().await?;
+        let opened = Opened::new(reply.body, Events::default(), metered);
+        let begun = opened.begin(worker.bedrock.limits.idle, cut.cancelled()).await;
+        begun.map(|opened| (opened, reply.headers)).map_err(|(end, call)| {
+            let message = mask(&end.message).into_owned();
+            let error = ApiError::upstream(end.told(), message, None);
+            if let Some(call) = call {
+                end.close(call);
+            }
+            error
+        })
+    }
+}
+
+/// An answer that does not stream.
+async fn whole(passage: Passage, mut admission: Admission) -> Result<HttpResponse, ApiError> {
+    let (mut passage, mut reply) = passage.ask().await?;
+    passage.metered.first_byte();
+    let body = match passage.read(&mut reply).await {
+        Ok(Some(body)) => body,
+        Ok(None) => return Err(call::cut_short(passage.metered, Dialect::Anthropic)),
+        Err(error) => return Err(call::failed(passage.metered, error, Dialect::Anthropic)),
+    };
+    if !admission.holds(body.len()) {
+        tracing::warn!("answers in flight hold more than server.limits.in_flight_bytes");
+    }
+    let answer = match passage.call.operation {
+        Operation::CountTokens => counted(&body),
+        _ => serde_json::from_slice::<IgnoredAny>(&body).ok().map(|_json| body.clone()),
+    };
+    let Some(answer) = answer else { return Err(call::not_bedrock(passage.metered)) };
+    let reading = passage.metered.reading();
+    match passage.call.operation {
+        Operation::CountTokens => reading.count_tokens(),
+        _ => {
+            reading.whole(&body);
+            reading.headers(|name| reply.header(name));
+        }
+    }
+    let journal = passage.metered.journal();
+    passage.metered.close(Outcome::Success);
+    journal.durable().await;
+    let mut response = respond(&passage.request_id, Some(&reply.headers));
+    Ok(response.content_type(JSON).body(answer))
+}
+
+/// Bedrock's count in the words of the Messages API.
+fn counted(body: &[u8]) -> Option<Bytes> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Counted {
+        input_tokens: u64,
+    }
+    let Counted { input_tokens } = serde_json::from_slice(body).ok()?;
+    Some(serde_json::json!({ "input_tokens": input_tokens }).to_string().into())
+}
+
+/// An answer that streams. Its head waits for the first event, up to `anthropic.first_event_hold_seconds`.
+async fn stream(
+    passage: Passage,
+    mut admission: Admission,
+    ticket: StreamTicket,
+) -> Result<HttpResponse, ApiError> {
+    let (worker, request_id) = (passage.worker.clone(), passage.request_id.clone());
+    let (cut, deadline) = (passage.cut.clone(), passage.deadline);
+    let ping = Some(worker.messages.ping);
+    let hold = worker.messages.hold;
+    let mut opening = Box::pin(passage.begin());
+    let opened = match hold.is_zero() {
+        true => None,
+        false => tokio::time::timeout(hold, &mut opening).await.ok().transpose()?,
+    };
+    admission.becomes_stream();
+    let watch = Watch { admission, ticket, cut, deadline, ping };
+    let mut response = respond(&request_id, opened.as_ref().map(|(_, headers)| headers));
+    response
+        .insert_header((header::CONTENT_TYPE, "text/event-stream; charset=utf-8"))
+        .insert_header((header::CACHE_CONTROL, "no-cache"))
+        .insert_header(("x-accel-buffering", "no"));
+    let relay = match opened {
+        Some((opened, _)) => Relay::new(opened, watch, &worker),
+        None => {
+            let opening = async move {
+                let opened = opening.await.map(|(opened, _)| opened);
+                opened.map_err(|error| event::error(error.code.told().kind, error.message()))
+            };
+            Relay::yet_to_open(Box::pin(opening), watch, &worker)
+        }
+    };
+    Ok(response.streaming(relay))
+}
+
+/// The head of an answer: Bedrock's own headers, and the id by which the SDKs know the request.
+fn respond(request_id: &str, upstream: Option<&HeaderMap>) -> HttpResponseBuilder {
+    let mut response = HttpResponse::Ok();
+    response.insert_header(("request-id", request_id));
+    for (name, value) in upstream.into_iter().flatten() {
+        let name = name.as_str();
+        if name == "x-amzn-requestid"
+            || name.starts_with("x-amzn-bedrock-") && !name.ends_with("content-type")
+        {
+            response.append_header((name, value.as_bytes()));
+        }
+    }
+    response
+}
