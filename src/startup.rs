@@ -454,7 +454,14 @@ fn cors(origins: &[String]) -> actix_cors::Cors {
     let cors = actix_cors::Cors::default()
         .allowed_methods(["GET", "POST", "PATCH", "PUT", "DELETE"])
         .allow_any_header()
-        .expose_headers(["x-request-id", "x-amzn-requestid", "x-amzn-errortype", "retry-after"])
+        .expose_headers([
+            "request-id",
+            "retry-after",
+            "x-amzn-errortype",
+            "x-amzn-requestid",
+            "x-request-id",
+            "x-should-retry",
+        ])
         .max_age(3600);
     origins.iter().fold(cors, |cors, origin| cors.allowed_origin(origin))
 }

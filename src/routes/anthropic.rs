@@ -118,8 +118,8 @@ async fn prepare(
     let messages = &worker.messages;
     let incoming = Incoming::read(body, &messages.rules, counting)?;
     let asked = incoming.model(&messages.rules).into_owned();
-    surface::note_model(request, &asked);
     let resolved = resolve(&asked, &worker)?;
+    surface::note_model(request, &asked); // no longer than a name may be
     let operation = match (counting, incoming.streams(&messages.rules)) {
         (true, _) => Operation::CountTokens,
         (false, true) => Operation::InvokeStream,
@@ -267,7 +267,7 @@ impl Passage {
                 && let Fault::Modelled { code, message, .. } = &fault
                 && code.eq_ignore_ascii_case("ValidationException")
                 && let Some(refused) = self.diagnose(message)
-                && self.edit_again(&refused)?
+                && self.edit_again(&refused).unwrap_or(false)
             {
                 tracing::info!(
                     model = self.resolved.base,
