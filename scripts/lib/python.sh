@@ -1,23 +1,30 @@
 # shellcheck shell=bash
-# A Python of the tests' own, with the client SDKs of tests/clients/requirements.txt. Made once, and
-# again when that file changes.
+# Pythons of the tests' own, each with the client SDKs of a file in tests/clients. Made once, and again
+# when that file changes. Two versions of one SDK need two.
 
 provide_python() {
-  local wanted=tests/clients/requirements.txt folder=$PWD/target/test-venv python
-  export TEST_PYTHON=$folder/bin/python
+  export TEST_PYTHON=$PWD/target/test-venv/bin/python
+  export TEST_PYTHON_0X=$PWD/target/test-venv-0x/bin/python
+  provide_environment target/test-venv tests/clients/requirements.txt
+  provide_environment target/test-venv-0x tests/clients/requirements-0x.txt
+}
+
+# provide_environment FOLDER REQUIREMENTS
+provide_environment() {
+  local folder=$PWD/$1 wanted=$2 python
   # The copy is written last, so that it vouches for a whole installation.
-  if cmp -s "$wanted" "$folder/requirements.txt" && "$TEST_PYTHON" -c '' 2>/dev/null; then
+  if cmp -s "$wanted" "$folder/requirements.txt" && "$folder/bin/python" -c '' 2>/dev/null; then
     return
   fi
   python=$(find_python) || {
     install_packages 'Python 3.10 or later with its venv module' python3-venv
     python=$(find_python) || die 'this system has no Python 3.10 or later; please install one'
   }
-  say 'installing the client SDKs into target/test-venv'
+  say "installing the client SDKs into $1"
   rm -rf "$folder"
   mkdir -p "$(dirname "$folder")"
   "$python" -m venv "$folder"
-  "$TEST_PYTHON" -m pip install --quiet --disable-pip-version-check --no-input -r "$wanted" </dev/null
+  "$folder/bin/python" -m pip install --quiet --disable-pip-version-check --no-input -r "$wanted" </dev/null
   cp "$wanted" "$folder/requirements.txt"
 }
 

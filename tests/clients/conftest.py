@@ -26,11 +26,20 @@ def pytest_configure() -> None:
 @pytest.fixture(scope="session")
 def bedrock():
     """boto3 with an API key."""
-    return proxy.bedrock(proxy.env("PROXY_KEY"))
+    import aws  # not there with the older SDK
+
+    return aws.bedrock(proxy.env("PROXY_KEY"))
 
 
 @pytest.fixture(scope="session")
 def claude():
     """Anthropic's client with the same API key."""
     with proxy.claude_client(proxy.env("PROXY_KEY")) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def messages():
+    """Anthropic's client of the Messages API, with the same key."""
+    with proxy.messages_client(api_key=proxy.env("PROXY_KEY")) as client:
         yield client

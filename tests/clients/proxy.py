@@ -5,7 +5,6 @@ Where they are stands in the environment; `conftest.py` checks that before anyth
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import time
@@ -16,8 +15,6 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import anthropic
-import boto3
-from botocore.config import Config
 
 VARIABLES = (
     "PROXY_URL",
@@ -58,34 +55,18 @@ def eventually(find: Callable[[], T | None], what: str, seconds: float = 10) -> 
 # Clients
 
 
-@functools.cache
-def bedrock(key: str) -> Any:
-    """A boto3 client with this bearer token that repeats nothing by itself."""
-    # A client keeps the token that it finds when it is made, and asks before each call whether there
-    # still is one; so the variable stays set.
-    os.environ["AWS_BEARER_TOKEN_BEDROCK"] = key
-    return boto3_client(boto3.Session(region_name=REGION))
-
-
-def signing_bedrock() -> Any:
-    """A boto3 client that signs with AWS keys, although there is a bearer token."""
-    session = boto3.Session("AKIDEXAMPLE", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY", region_name=REGION)
-    return boto3_client(session, signature_version="v4")
-
-
-def boto3_client(session: boto3.Session, **config: Any) -> Any:
-    return session.client(
-        "bedrock-runtime",
-        # boto3 sends bearer tokens over TLS only.
-        endpoint_url=env("PROXY_TLS_URL") + "/bedrock",
-        verify=env("PROXY_CA_FILE"),
-        config=Config(retries={"total_max_attempts": 1}, connect_timeout=5, read_timeout=30, **config),
-    )
-
-
 def claude_client(key: str, **options: Any) -> anthropic.AnthropicBedrock:
     """Anthropic's client that repeats nothing by itself, unless `options` say so."""
     return anthropic.AnthropicBedrock(**anthropic_options(key, **options))
+
+
+def messages_client(**options: Any) -> anthropic.Anthropic:
+    """Anthropic's client of the Messages API that repeats nothing by itself, unless `options` say so."""
+    return anthropic.Anthropic(**messages_options(**options))
+
+
+def messages_options(**options: Any) -> dict[str, Any]:
+    return {"base_url": env("PROXY_URL") + "/anthropic", "max_retries": 0, "timeout": 30} | options
 
 
 def anthropic_options(key: str, **options: Any) -> dict[str, Any]:
@@ -125,14 +106,26 @@ def ledger() -> list[dict[str, Any]]:
         return json.load(answer)
 
 
-def arrived(upstream_request_id: str) -> dict[str, Any]:
+def arrived(upstream_request_id: str, seconds: float = 10) -> dict[str, Any]:
     """The request that Bedrock answered with this id, once it is over."""
 
     def find() -> dict[str, Any] | None:
         calls = (call for call in ledger() if call["request_id"] == upstream_request_id)
         return next((call for call in calls if call["ended_at"]), None)
 
-    return eventually(find, f"request {upstream_request_id} in the ledger")
+    return eventually(find, f"request {upstream_request_id} in the ledger", seconds)
+
+
+def sent(upstream_request_id: str) -> dict[str, Any]:
+    """The body of that request. Only the last few are kept."""
+    url = f"{env('SIMULATOR_URL')}/_simulator/body/{upstream_request_id}"
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        return json.load(answer)
+
+
+def alike(call: dict[str, Any]) -> list[dict[str, Any]]:
+    """All requests with the body of this one, oldest first."""
+    return [other for other in ledger() if other["body_sha256"] == call["body_sha256"]]
 
 
 def usage_page(credential: str, **query: Any) -> tuple[int, dict[str, Any]]:
@@ -163,3 +156,41 @@ def usage_row(credential: str, upstream_request_id: str) -> dict[str, Any]:
     return eventually(
         lambda: usage_rows(credential).get(upstream_request_id), f"usage record of {upstream_request_id}"
     )
+
+
+def own_row(credential: str, request_id: str) -> dict[str, Any]:
+    """The usage record of a recent call by the id that the service gave it, once it is written."""
+
+    def find() -> dict[str, Any] | None:
+        status, page = usage_page(credential, limit=50)
+        assert status == 200, page
+        return next((row for row in page["records"] if f"req_{row['request_id']}" == request_id), None)
+
+    return eventually(find, f"usage record of {request_id}")
+
+
+# Tokens, in the ledger's words
+
+
+def recorded(row: dict[str, Any]) -> dict[str, int]:
+    """Those of a usage record. Classes that nobody reported count as none."""
+    written, hour = row["cache_write_tokens"] or 0, row["cache_write_1h_tokens"] or 0
+    return {
+        "input": row["input_tokens"],
+        "output": row["output_tokens"] or 0,
+        "cache_read": row["cache_read_tokens"] or 0,
+        "cache_write_5m": written - hour,
+        "cache_write_1h": hour,
+    }
+
+
+def reported(usage: Any) -> dict[str, int]:
+    """Those that Anthropic's client reports."""
+    parts = usage.cache_creation
+    return {
+        "input": usage.input_tokens,
+        "output": usage.output_tokens,
+        "cache_read": usage.cache_read_input_tokens or 0,
+        "cache_write_5m": parts.ephemeral_5m_input_tokens if parts else 0,
+        "cache_write_1h": parts.ephemeral_1h_input_tokens if parts else 0,
+    }

@@ -41,21 +41,9 @@ def ask(text: str, **members: Any) -> dict[str, Any]:
     return question | members
 
 
-def reported(headers: Any) -> dict[str, int]:
+def arrived(headers: Any) -> dict[str, int]:
     """The usage that Bedrock reported in the answer with these headers."""
     return proxy.arrived(headers["x-amzn-requestid"])["usage"]
-
-
-def tokens(usage: Any) -> dict[str, int]:
-    """The SDK's usage in the ledger's words."""
-    parts = usage.cache_creation
-    return {
-        "input": usage.input_tokens,
-        "output": usage.output_tokens,
-        "cache_read": usage.cache_read_input_tokens or 0,
-        "cache_write_5m": parts.ephemeral_5m_input_tokens if parts else 0,
-        "cache_write_1h": parts.ephemeral_1h_input_tokens if parts else 0,
-    }
 
 
 # Answers
@@ -69,7 +57,7 @@ def test_a_message_is_answered(claude, model):
     call = proxy.arrived(answer.headers["x-amzn-requestid"])
     assert message.content[0].text == f"{REPLY} You said: Hi"
     assert message.stop_reason == "end_turn"
-    assert tokens(message.usage) == call["usage"]
+    assert proxy.reported(message.usage) == call["usage"]
     assert (call["operation"], call["model_id"]) == ("invoke", model)
 
 
@@ -82,7 +70,7 @@ def test_a_streamed_message_adds_up(claude, model):
     call = proxy.arrived(stream.response.headers["x-amzn-requestid"])
     assert text == message.content[0].text == f"{REPLY} You said: Hi"
     assert message.stop_reason == "end_turn"
-    assert tokens(message.usage) == call["usage"]
+    assert proxy.reported(message.usage) == call["usage"]
     assert (call["operation"], call["model_id"]) == ("invoke-with-response-stream", model)
     assert call["finished"]
 
@@ -123,7 +111,7 @@ def test_a_streamed_tool_call_has_its_input_and_its_result_is_taken(claude):
     assert (use.type, use.name, use.input) == ("tool_use", "weather", {"city": "simulated", "days": 1})
     assert len(pieces) > 1
     assert json.loads("".join(pieces)) == use.input
-    assert tokens(call.usage) == reported(stream.response.headers)
+    assert proxy.reported(call.usage) == arrived(stream.response.headers)
     assert answer.stop_reason == "end_turn"
 
 
@@ -158,10 +146,10 @@ def test_a_cached_prompt_is_written_once_and_read_then(claude, ttl, part):
     with claude.messages.stream(**question) as stream:
         second = stream.get_final_message()
 
-    written, read = tokens(first.usage), tokens(second.usage)
+    written, read = proxy.reported(first.usage), proxy.reported(second.usage)
     assert written[part] > 2000
     assert (written["cache_read"], read["cache_read"], read[part]) == (0, written[part], 0)
-    assert read == reported(stream.response.headers)
+    assert read == arrived(stream.response.headers)
 
 
 def test_betas_reach_bedrock_and_its_refusal_comes_back(claude):

@@ -13,6 +13,7 @@ from botocore.eventstream import ParserError
 from botocore.exceptions import ClientError, EventStreamError, HTTPClientError
 from urllib3.exceptions import HTTPError
 
+import aws
 import proxy
 from proxy import ARN, CLAUDE, FOUNDATION, NEW_CLAUDE, ON_DEMAND, REPLY, messages_body, request_id, said
 
@@ -536,7 +537,7 @@ def test_a_broken_stream_gives_what_it_had_and_never_looks_like_an_end(bedrock, 
 
 
 def test_a_jwt_is_a_bearer_token_too():
-    answer = proxy.bedrock(proxy.env("PROXY_TOKEN")).converse(modelId=CLAUDE, messages=said("Hi"))
+    answer = aws.bedrock(proxy.env("PROXY_TOKEN")).converse(modelId=CLAUDE, messages=said("Hi"))
 
     assert proxy.arrived(request_id(answer))["status"] == 200
 
@@ -562,7 +563,7 @@ def test_every_operation_refuses_a_wrong_key(operation, kind):
     before = len(proxy.ledger())
 
     with pytest.raises(ClientError) as raised:
-        calls_of(proxy.bedrock(wrong_keys()[kind]))[operation]("Hi")
+        calls_of(aws.bedrock(wrong_keys()[kind]))[operation]("Hi")
 
     assert raised.value.response["Error"]["Code"] == OUR_REFUSAL
     assert len(proxy.ledger()) == before
@@ -573,7 +574,7 @@ def test_no_refusal_tells_why():
 
     for key in wrong_keys().values():
         with pytest.raises(ClientError) as raised:
-            proxy.bedrock(key).converse(modelId=CLAUDE, messages=said("Hi"))
+            aws.bedrock(key).converse(modelId=CLAUDE, messages=said("Hi"))
         response = raised.value.response
         assert request_id(response)
         assert "www-authenticate" in response["ResponseMetadata"]["HTTPHeaders"]
@@ -585,7 +586,7 @@ def test_no_refusal_tells_why():
 
 
 def test_a_client_that_signs_with_aws_keys_is_told_what_to_set():
-    bedrock = proxy.signing_bedrock()
+    bedrock = aws.signing_bedrock()
     before = len(proxy.ledger())
 
     with pytest.raises(bedrock.exceptions.AccessDeniedException) as raised:
