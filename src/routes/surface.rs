@@ -18,7 +18,7 @@ use tracing::{Level, Span};
 use tracing_actix_web::RootSpanBuilder;
 use uuid::Uuid;
 
-use super::error::{ApiError, Code, Dialect};
+use super::error::{ApiError, Code, Dialect, anthropic_id};
 use crate::{
     auth::Identity,
     state::{Worker, client_address},
@@ -140,7 +140,8 @@ pub async fn guard(
 ) -> Result<ServiceResponse<impl MessageBody>, Error> {
     let worker = request.app_data::<Data<Worker>>().cloned();
     let id = request_id(&request);
-    let inference = Dialect::of(request.path()) != Dialect::Own;
+    let dialect = Dialect::of(request.path());
+    let inference = dialect != Dialect::Own;
     let refused =
         worker.as_ref().and_then(|worker| check_head(request.request(), worker, inference).err());
     let mut response = match refused {
@@ -179,6 +180,11 @@ pub async fn guard(
     }
     if let Ok(value) = HeaderValue::from_str(&id) {
         headers.insert(HeaderName::from_static("x-request-id"), value);
+    }
+    if dialect == Dialect::Anthropic
+        && let Ok(value) = HeaderValue::from_str(&anthropic_id(&id))
+    {
+        headers.insert(HeaderName::from_static("request-id"), value);
     }
     Ok(response)
 }
