@@ -8,3 +8,4 @@ pub mod models;
 pub mod outline;
 pub mod request;
 pub mod rules;
+mod splice;

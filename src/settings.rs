@@ -184,6 +184,7 @@ pub struct Models {
     pub inference_profile: InferenceProfile,
     pub learn_for_seconds: u64,
     pub old_version: Vec<rules::Glob>,
+    pub essential: Vec<rules::FieldPath>,
     #[serde(deserialize_with = "open_map")]
     pub betas: rules::BetaRules,
     #[serde(deserialize_with = "open_map")]

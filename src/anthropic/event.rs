@@ -5,13 +5,17 @@ use std::{borrow::Cow, ops::Range};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::{BufMut, BytesMut};
-use serde::Deserialize;
-use serde_json::value::RawValue;
+use serde::de::IgnoredAny;
+
+use super::{
+    outline::{self, text},
+    splice::widened,
+};
 
 /// A silence is filled with this; clients ignore it.
 pub const PING: &[u8] = b"event: ping\ndata: {\"type\":\"ping\"}\n\n";
 
-const METRICS: &str = "\"amazon-bedrock-invocationMetrics\"";
+const METRICS: &str = "amazon-bedrock-invocationMetrics";
 
 /// A frame whose payload is no event of a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -29,8 +33,8 @@ pub struct Event<'a> {
     pub kind: Option<Cow<'a, str>>,
     /// All of it, for reading usage.
     pub json: &'a [u8],
-    /// Bedrock's own member in it.
-    metrics: Option<&'a RawValue>,
+    /// What of it is Bedrock's own: a member, with one of the commas beside it.
+    metrics: Vec<Range<usize>>,
 }
 
 /// Decodes chunks one after the other, in one buffer.
@@ -45,28 +49,30 @@ impl Decoder {
     /// # Errors
     /// [`BadEvent`]; nothing of it may go on as if it were one.
     pub fn decode(&mut self, payload: &[u8]) -> Result<Event<'_>, BadEvent> {
-        #[derive(Deserialize)]
-        struct Chunk<'a> {
-            #[serde(borrow)]
-            bytes: Cow<'a, str>,
-        }
-        #[derive(Deserialize)]
-        struct Head<'a> {
-            #[serde(borrow, rename = "type")]
-            kind: Option<Cow<'a, str>>,
-            #[serde(borrow, rename = "amazon-bedrock-invocationMetrics")]
-            metrics: Option<&'a RawValue>,
-        }
-        let chunk: Chunk<'_> = serde_json::from_slice(payload).map_err(|_| BadEvent::Chunk)?;
+        let chunk = is_object(payload).then(|| outline::member(payload, "bytes").and_then(text));
+        let bytes = chunk.flatten().ok_or(BadEvent::Chunk)?;
         self.buffer.clear();
-        STANDARD
-            .decode_vec(chunk.bytes.as_bytes(), &mut self.buffer)
-            .map_err(|_| BadEvent::Chunk)?;
-        let text = std::str::from_utf8(&self.buffer).map_err(|_| BadEvent::Event)?;
-        let Head { kind, metrics } = serde_json::from_str(text).map_err(|_| BadEvent::Event)?;
+        STANDARD.decode_vec(bytes.as_bytes(), &mut self.buffer).map_err(|_| BadEvent::Chunk)?;
+        let json: &[u8] = &self.buffer;
+        if std::str::from_utf8(json).is_err() || !is_object(json) {
+            return Err(BadEvent::Event);
+        }
+        let (mut kind, mut metrics) = (None, Vec::new());
+        for (item, name, value) in outline::members(json) {
+            match &*name {
+                "type" => kind = json.get(value).and_then(text),
+                METRICS => metrics.push(item),
+                _ => {}
+            }
+        }
         let kind = kind.filter(|kind| !kind.is_empty() && !kind.contains(char::is_control));
-        Ok(Event { kind, json: text.as_bytes(), metrics })
+        Ok(Event { kind, json, metrics: widened(json, metrics) })
     }
+}
+
+fn is_object(json: &[u8]) -> bool {
+    json.trim_ascii_start().first() == Some(&b'{')
+        && serde_json::from_slice::<IgnoredAny>(json).is_ok()
 }
 
 impl Event<'_> {
@@ -77,13 +83,12 @@ impl Event<'_> {
         out.put_slice(b"event: ");
         out.put_slice(kind.as_bytes());
         out.put_slice(b"\ndata: ");
-        match self.metrics.and_then(|metrics| member_around(self.json, metrics)) {
-            Some(cut) => {
-                put_line(self.json.get(..cut.start).unwrap_or_default(), out);
-                put_line(self.json.get(cut.end..).unwrap_or_default(), out);
-            }
-            None => put_line(self.json, out),
+        let mut at = 0;
+        for cut in &self.metrics {
+            put_line(self.json.get(at..cut.start).unwrap_or_default(), out);
+            at = cut.end;
         }
+        put_line(self.json.get(at..).unwrap_or_default(), out);
         out.put_slice(b"\n\n");
     }
 }
@@ -99,15 +104,11 @@ fn put_line(json: &[u8], out: &mut BytesMut) {
     }
 }
 
-/// The member that holds `value`, with one of the commas beside it.
-fn member_around(json: &[u8], value: &RawValue) -> Option<Range<usize>> {
-    let at = (value.get().as_ptr() as usize).checked_sub(json.as_ptr() as usize)?;
-    let name = memchr::memmem::rfind(json.get(..at)?, METRICS.as_bytes())?;
-    super::request::widened(json, vec![name..at + value.get().len()]).pop()
-}
-
 /// An error in the middle of a stream: the last event.
 pub fn error(kind: &str, message: &str) -> bytes::Bytes {
     let error = serde_json::json!({"type": "error", "error": {"type": kind, "message": message}});
     format!("event: error\ndata: {error}\n\n").into()
 }
+
+#[cfg(test)]
+mod tests;

@@ -23,7 +23,11 @@ const MOST_EACH: usize = 64;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Refused {
     Beta(String),
-    Field(FieldPath),
+    /// A member, under one of the two API versions: what one refuses the other may take.
+    Field {
+        path: FieldPath,
+        new_version: bool,
+    },
     /// The API version 2026-10-21.
     Version,
 }
@@ -33,8 +37,17 @@ impl Refused {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Beta(_) => "beta",
-            Self::Field(_) => "field",
+            Self::Field { .. } => "field",
             Self::Version => "version",
+        }
+    }
+
+    /// The API version under which it is refused; `None` = any.
+    pub fn version(&self) -> Option<&'static str> {
+        match self {
+            Self::Field { new_version: true, .. } => Some(super::request::NEW),
+            Self::Field { new_version: false, .. } => Some(super::request::OLD),
+            Self::Beta(_) | Self::Version => None,
         }
     }
 }
@@ -43,7 +56,7 @@ impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Beta(flag) => f.write_str(flag),
-            Self::Field(path) => path.fmt(f),
+            Self::Field { path, .. } => path.fmt(f),
             Self::Version => f.write_str("2026-10-21"),
         }
     }
@@ -90,11 +103,11 @@ impl Learned {
         let key = (model.to_owned(), region.to_owned());
         self.entries.entry(key).and_upsert_with(|known| {
             let known = known.map(|known| known.into_value()).unwrap_or_default();
-            let live = |entry: &&Entry| entry.until > now && !refused.contains(&entry.refused);
-            let mut entries: Vec<Entry> = known.iter().filter(live).cloned().collect();
+            let live = known.iter().filter(|entry| entry.until > now);
+            let mut entries: Vec<Entry> = live.cloned().collect();
             for refused in refused {
-                let before = known.iter().find(|entry| entry.refused == *refused);
-                let since = before.map_or(now, |entry| entry.since);
+                let before = entries.iter().position(|entry| entry.refused == *refused);
+                let since = before.map_or(now, |at| entries.remove(at).since);
                 entries.push(Entry { refused: refused.clone(), since, until });
             }
             let surplus = entries.len().saturating_sub(MOST_EACH);
@@ -155,39 +168,45 @@ pub fn complaint(message: &str) -> Option<Complaint> {
     lower.starts_with("invalid api version").then_some(Complaint::Version)
 }
 
-/// The member of `body` that Bedrock means by `place`: numbers are positions in lists, and it puts in names of its own
-/// (`tools.0.custom.strict`), which the body does not have. `None` if there is no such member, or if it is none that
-/// may be removed: what was said, and what a tool is, are never.
-pub fn locate(body: &[u8], place: &str) -> Option<FieldPath> {
-    const MOST_PARTS: usize = 16;
-    let parts: Vec<&str> = place.split('.').take(MOST_PARTS).collect();
-    let mut steps = follow(body, &parts)?;
-    steps.reverse();
-    Some(FieldPath(steps)).filter(may_be_removed)
-}
-
-/// The steps that `parts` name in `value`, the last first. A part that is no member is one of Bedrock's own names; a
-/// member by such a name (`text`) may be meant or not.
-fn follow(value: &[u8], parts: &[&str]) -> Option<Vec<Step>> {
-    let (part, rest) = parts.split_first()?;
-    let found = outline::member(value, part).and_then(|member| {
-        let mut steps = if rest.is_empty() { Vec::new() } else { follow_into(member, rest)? };
-        let items = (member.first() == Some(&b'[') && !rest.is_empty()).then_some(Items::All);
-        steps.push(Step { name: (*part).to_owned(), items });
-        Some(steps)
-    });
-    found.or_else(|| follow(value, rest))
-}
-
-/// Into the item of a list that the first part counts, or into an object.
-fn follow_into(value: &[u8], parts: &[&str]) -> Option<Vec<Step>> {
-    match value.first() {
-        Some(b'[') => {
-            let (at, rest) = parts.split_first()?;
-            follow(outline::item(value, at.parse().ok()?)?, rest)
+/// The members of `body` that Bedrock means by `place`: numbers are positions in lists, and it puts in names of its own
+/// (`tools.0.custom.strict`), which the body does not have. It is one member, or those that it holds if an `essential`
+/// one could stand beside them. `None` if there is no such member, or if it is none that may be left out: what was said,
+/// what a tool is, and what is `essential` never are.
+pub fn locate(body: &[u8], place: &str, essential: &[FieldPath]) -> Option<Vec<FieldPath>> {
+    let mut value = body;
+    let mut steps: Vec<Step> = Vec::new();
+    let mut reached = false;
+    let mut parts = place.split('.').peekable();
+    while let Some(part) = parts.next() {
+        reached = false;
+        let last = parts.peek().is_none();
+        if value.first() == Some(&b'[') {
+            let items = part.parse::<usize>().ok().and_then(|at| outline::item(value, at));
+            if let (Some(item), Some(step)) = (items, steps.last_mut()) {
+                (step.items, value) = (Some(Items::All), item);
+            }
+        } else if let Some(found) = outline::member(value, part)
+            && (last || matches!(found.first(), Some(b'{' | b'[')))
+        {
+            // A block's type is one of those names, and may also be a member: `text`.
+            steps.push(Step { name: part.to_owned(), items: None });
+            (value, reached) = (found, true);
         }
-        _ => follow(value, parts),
     }
+    let path = FieldPath(steps);
+    if !reached || !may_be_removed(&path) || essential.contains(&path) {
+        return None;
+    }
+    let beside = |kept: &&FieldPath| kept.0.starts_with(&path.0);
+    if !essential.iter().any(|kept| beside(&kept)) {
+        return Some(vec![path]);
+    }
+    let inner = outline::members(value).map(|(_, name, _)| {
+        let step = Step { name: name.into_owned(), items: None };
+        FieldPath([&path.0[..], &[step]].concat())
+    });
+    let inner: Vec<FieldPath> = inner.collect();
+    (!inner.iter().any(|path| essential.contains(path))).then_some(inner)
 }
 
 fn may_be_removed(FieldPath(steps): &FieldPath) -> bool {
@@ -225,6 +244,16 @@ mod tests {
                 fields(&["tools.0.custom.strict", "x"]),
             ),
             ("Invalid API version \"2026-10-21\".", Some(Complaint::Version)),
+            (
+                "messages.0.content.1.tool-use.x_y: Extra inputs are not permitted",
+                fields(&["messages.0.content.1.tool-use.x_y"]),
+            ),
+            (
+                "Invalid Beta Flag: a-b-2026-01-01, c-2026-02-02",
+                Some(Complaint::Beta(vec!["a-b-2026-01-01".into(), "c-2026-02-02".into()])),
+            ),
+            ("Extra inputs are not permitted", None),
+            ("", None),
             ("max_tokens: Field required", None),
             ("messages: the text says invalid api version", None),
         ] {
@@ -234,7 +263,8 @@ mod tests {
 
     #[test]
     fn a_place_is_found_past_the_names_that_bedrock_puts_in() {
-        let body = br#"{"model":"x","speed":"fast","tools":[{"name":"a"},{"name":"b","strict":true,
+        let body = br#"
+            {"model":"x","speed":"fast","tools":[{"name":"a"},{"name":"b","strict":true,
             "cache_control":{"type":"ephemeral","scope":"x"}}],
             "messages":[{"role":"user","content":[{"type":"text","text":"hi","cache_control":{"ttl":"1h"}}]}]}"#;
         for (place, found) in [
@@ -248,12 +278,27 @@ mod tests {
             ("messages.0.content.0.text.text", None),
             ("messages", None),
             ("max_tokens", None),
+            ("messages.0.content.0.text.cache_control", Some("messages[].content[].cache_control")),
+            ("messages.0.content.0.text.cache_control.ttl.x", None),
+            ("messages.0.role", None),
+            ("messages.0.content", None),
+            ("messages.9.content.0.cache_control", None),
+            ("tools", None),
+            ("tools.1", None),
+            ("tools.0.strict", None),
+            ("tools.custom.1.strict", Some("tools[].strict")),
             ("tools.1.custom.name", None),
+            ("tools.1.cache_control", Some("tools[].cache_control")),
+            ("speed.x", None),
+            ("x.speed", Some("speed")),
+            ("anthropic_version", None),
+            ("0", None),
+            ("...", None),
             ("tools.7.strict", None),
             ("nothing", None),
             ("", None),
         ] {
-            let path = locate(body, place).map(|path| path.to_string());
+            let path = locate(body, place, &[]).map(|paths| paths[0].to_string());
             assert_eq!(path.as_deref(), found, "{place}");
         }
     }
@@ -275,5 +320,63 @@ mod tests {
         let off = Learned::new(Duration::ZERO);
         off.note("m", "r", &[Refused::Version], now);
         assert_eq!(off.of("m", "r", now), []);
+    }
+
+    fn refused(name: &str) -> Refused {
+        Refused::Beta(name.to_owned())
+    }
+
+    #[test]
+    fn what_is_seen_again_counts_once_and_from_its_first_time() {
+        let learned = Learned::new(Duration::from_secs(3600));
+        let start = DateTime::from_timestamp(1_800_000_000, 0).unwrap();
+        let at = |minutes| start + chrono::TimeDelta::minutes(minutes);
+        learned.note("m", "r", &[refused("a"), refused("a"), refused("b")], start);
+        learned.note("m", "r", &[refused("a")], at(30));
+
+        let all = learned.all(at(80));
+        learned.note("m", "r", &[refused("b")], at(80));
+        learned.note("m", "a", &[refused("c")], at(80));
+
+        let entry = |name: &str, since, until| Entry { refused: refused(name), since, until };
+        assert_eq!(all, [("m".into(), "r".into(), entry("a", start, at(90)))]);
+        let all: Vec<_> = learned.all(at(89)).into_iter().map(|(_, _, entry)| entry).collect();
+        let again = entry("b", at(80), at(140)); // the first time was forgotten
+        assert_eq!(all, [entry("c", at(80), at(140)), entry("a", start, at(90)), again]);
+        learned.note("m", "r", &[], at(90));
+        assert_eq!(learned.of("m", "r", at(90)), [refused("b")]);
+    }
+
+    #[test]
+    fn the_oldest_make_room() {
+        let learned = Learned::new(Duration::from_secs(60));
+        let now = DateTime::from_timestamp(1_800_000_000, 0).unwrap();
+
+        for at in 0..=MOST_EACH {
+            learned.note("m", "r", &[refused(&at.to_string())], now);
+        }
+
+        let known = learned.of("m", "r", now);
+        assert_eq!((known.len(), known.first()), (MOST_EACH, Some(&refused("1"))));
+    }
+
+    #[test]
+    fn what_two_learn_at_once_is_kept_of_both() {
+        let learned = Learned::new(Duration::from_secs(60));
+        let now = DateTime::from_timestamp(1_800_000_000, 0).unwrap();
+        let half = MOST_EACH / 2;
+
+        std::thread::scope(|threads| {
+            for thread in ["a", "b"] {
+                let learned = learned.clone();
+                threads.spawn(move || {
+                    for at in 0..half {
+                        learned.note("m", "r", &[refused(&format!("{thread}{at}"))], now);
+                    }
+                });
+            }
+        });
+
+        assert_eq!(learned.of("m", "r", now).len(), 2 * half);
     }
 }

@@ -1,7 +1,7 @@
 //! Finds the members of a request body that matter, by their places, in one pass over its bytes. Nothing is copied and
 //! no tree is built; what is of no interest is skipped.
 
-use std::{borrow::Cow, ops::Range};
+use std::{borrow::Cow, iter, ops::Range};
 
 use memchr::memchr2;
 
@@ -75,7 +75,9 @@ pub struct Hit {
 /// An object or list that was looked into.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Container {
+    /// With its name, as it would be removed.
     pub item: Range<usize>,
+    pub value: Range<usize>,
     pub count: usize,
     pub parent: Option<usize>,
 }
@@ -103,7 +105,7 @@ pub fn read(body: &[u8], node: &Node) -> Result<Outline, Malformed> {
     if walk.reader.peek() != Some(b'{') {
         return Err(Malformed::NotAnObject);
     }
-    walk.value(node, walk.reader.at, None, 0)?;
+    walk.value(node, walk.reader.at, None, DEEPEST)?;
     let Walk { found, mut names, .. } = walk;
     names.sort_unstable();
     match names.windows(2).find(|pair| matches!(pair, [one, other] if one == other)) {
@@ -121,40 +123,30 @@ pub fn text(value: &[u8]) -> Option<Cow<'_, str>> {
     serde_json::from_slice(value).ok().map(Cow::Owned)
 }
 
+/// A member of an object: its place with its name, its name, and the place of its value.
+pub type Member<'a> = (Range<usize>, Cow<'a, str>, Range<usize>);
+
+/// The members of a JSON object; none of anything else.
+pub fn members(object: &[u8]) -> impl Iterator<Item = Member<'_>> {
+    let mut reader = Reader::within(object, b'{');
+    iter::from_fn(move || {
+        let reader = reader.as_mut()?;
+        let (start, name) = reader.next_member()?;
+        let value = reader.value();
+        Some((start..value.end, name, value))
+    })
+}
+
 /// The value of a member of a JSON object.
 pub fn member<'a>(object: &'a [u8], wanted: &str) -> Option<&'a [u8]> {
-    let mut reader = Reader { bytes: object, at: 0 };
-    if reader.peek() != Some(b'{') {
-        return None;
-    }
-    reader.at += 1;
-    while let Some((_, name)) = reader.next_member() {
-        let start = reader.at;
-        reader.skip(usize::MAX).ok()?;
-        if name == wanted {
-            return object.get(start..reader.at);
-        }
-    }
-    None
+    let (_, _, value) = members(object).find(|(_, name, _)| name == wanted)?;
+    object.get(value)
 }
 
 /// An item of a JSON list.
 pub fn item(list: &[u8], wanted: usize) -> Option<&[u8]> {
-    let mut reader = Reader { bytes: list, at: 0 };
-    if reader.peek() != Some(b'[') {
-        return None;
-    }
-    reader.at += 1;
-    let mut at = 0;
-    while reader.next_item() {
-        let start = reader.at;
-        reader.skip(usize::MAX).ok()?;
-        if at == wanted {
-            return list.get(start..reader.at);
-        }
-        at += 1;
-    }
-    None
+    let mut reader = Reader::within(list, b'[')?;
+    list.get(iter::from_fn(|| reader.next_item().then(|| reader.value())).nth(wanted)?)
 }
 
 struct Walk<'a> {
@@ -165,23 +157,24 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    /// Reads the value at hand; `start` is where its item begins: the name, for a member.
+    /// Reads the value at hand. `start` is where its item begins: the name, for a member; `left` is how many levels it
+    /// may nest.
     fn value(
         &mut self,
         node: &Node,
         start: usize,
         parent: Option<usize>,
-        depth: usize,
+        left: usize,
     ) -> Result<(), Malformed> {
         let from = self.reader.at;
-        match self.reader.peek() {
-            Some(b'{') if depth == 0 || !node.members.is_empty() => {
-                self.object(node, start, parent, depth)?;
+        match (self.reader.peek(), left.checked_sub(1)) {
+            (Some(b'{'), Some(left)) if parent.is_none() || !node.members.is_empty() => {
+                self.object(node, start, parent, left)?;
             }
-            Some(b'[') if node.items.is_some() || !node.typed.is_empty() => {
-                self.list(node, start, parent, depth)?;
+            (Some(b'['), Some(left)) if node.items.is_some() || !node.typed.is_empty() => {
+                self.list(node, start, parent, left)?;
             }
-            _ => self.reader.skip(DEEPEST - depth)?,
+            _ => self.reader.skip(left)?,
         }
         let end = self.reader.at;
         if let Some(parent) = parent {
@@ -197,22 +190,21 @@ impl Walk<'_> {
         node: &Node,
         start: usize,
         parent: Option<usize>,
-        depth: usize,
+        left: usize,
     ) -> Result<(), Malformed> {
-        let this = self.open(parent);
+        let this = self.open(start, parent);
         let mut count = 0;
-        self.reader.at += 1;
         while let Some((begin, name)) = self.reader.next_member() {
             count += 1;
             match node.members.iter().find(|(known, _)| *known == name) {
-                Some((_, member)) => self.value(member, begin, Some(this), depth + 1)?,
-                None => self.reader.skip(DEEPEST - depth - 1)?,
+                Some((_, member)) => self.value(member, begin, Some(this), left)?,
+                None => self.reader.skip(left)?,
             }
-            if depth == 0 {
+            if parent.is_none() {
                 self.names.push(name);
             }
         }
-        self.close(this, start, count);
+        self.close(this, count);
         Ok(())
     }
 
@@ -221,23 +213,22 @@ impl Walk<'_> {
         node: &Node,
         start: usize,
         parent: Option<usize>,
-        depth: usize,
+        left: usize,
     ) -> Result<(), Malformed> {
-        let this = self.open(parent);
+        let this = self.open(start, parent);
         let mut count = 0;
-        self.reader.at += 1;
         while self.reader.next_item() {
             count += 1;
             let from = self.reader.at;
             match &node.items {
-                Some(inner) => self.value(inner, from, Some(this), depth + 1)?,
-                None => self.reader.skip(DEEPEST - depth - 1)?,
+                Some(inner) => self.value(inner, from, Some(this), left)?,
+                None => self.reader.skip(left)?,
             }
             if !node.typed.is_empty() {
                 self.by_type(&node.typed, from..self.reader.at, this);
             }
         }
-        self.close(this, start, count);
+        self.close(this, count);
         Ok(())
     }
 
@@ -257,14 +248,18 @@ impl Walk<'_> {
         }
     }
 
-    fn open(&mut self, parent: Option<usize>) -> usize {
-        self.found.containers.push(Container { item: 0..0, count: 0, parent });
+    /// Goes into the object or list at hand.
+    fn open(&mut self, start: usize, parent: Option<usize>) -> usize {
+        let at = self.reader.at;
+        self.reader.at += 1;
+        self.found.containers.push(Container { item: start..at, value: at..at, count: 0, parent });
         self.found.containers.len() - 1
     }
 
-    fn close(&mut self, this: usize, start: usize, count: usize) {
+    fn close(&mut self, this: usize, count: usize) {
         if let Some(container) = self.found.containers.get_mut(this) {
-            (container.item, container.count) = (start..self.reader.at, count);
+            (container.item.end, container.value.end) = (self.reader.at, self.reader.at);
+            container.count = count;
         }
     }
 }
@@ -276,6 +271,15 @@ struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
+    /// At the first item of an object or list; `None` if `bytes` are none that begins with `open`.
+    fn within(bytes: &'a [u8], open: u8) -> Option<Self> {
+        let mut reader = Self { bytes, at: 0 };
+        reader.space();
+        let is_one = reader.peek() == Some(open);
+        reader.at += 1;
+        is_one.then_some(reader)
+    }
+
     fn peek(&self) -> Option<u8> {
         self.bytes.get(self.at).copied()
     }
@@ -327,6 +331,13 @@ impl<'a> Reader<'a> {
             self.at += 2; // the backslash, and what it stands before
         }
         self.at = self.bytes.len();
+    }
+
+    /// Skips a value; answers where it is.
+    fn value(&mut self) -> Range<usize> {
+        let start = self.at;
+        _ = self.skip(usize::MAX); // nothing is nested deeper than that
+        start..self.at
     }
 
     /// Skips a value that is nested at most `deepest` levels.

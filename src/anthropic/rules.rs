@@ -89,6 +89,8 @@ pub struct Rules {
     pub(super) betas: Arc<Vec<BetaRow>>,
     /// Models that do not know the API version 2026-10-21.
     pub(super) old_version: Arc<Vec<Glob>>,
+    /// Members that are never left out for having been refused.
+    pub essential: Arc<Vec<FieldPath>>,
     pub(super) strip_attribution: bool,
 }
 
@@ -125,6 +127,7 @@ impl Rules {
             marks: Arc::new(marks),
             betas: Arc::new(betas),
             old_version: Arc::new(models.old_version.clone()),
+            essential: Arc::new(models.essential.clone()),
             strip_attribution: anthropic.strip_attribution_block,
         }
     }
@@ -140,9 +143,17 @@ impl Rules {
         Self { node: Arc::new(node), marks: Arc::new(marks), ..self.clone() }
     }
 
-    /// The row of a flag.
-    pub(super) fn beta(&self, flag: &str) -> Option<&BetaRow> {
-        self.betas.iter().find(|row| row.flag.matches(flag))
+    /// The row of a flag, and its number.
+    pub(super) fn beta(&self, flag: &str) -> Option<(usize, &BetaRow)> {
+        self.betas.iter().enumerate().find(|(_, row)| row.flag.matches(flag))
+    }
+
+    /// Whether a member that a header stands for is left out.
+    pub(super) fn leaves_out(&self, member: &str, model: &str) -> bool {
+        self.marks.iter().any(|mark| match mark {
+            Mark::Field { path, rule } => path == member && holds_for(&rule.models, model),
+            Mark::Own(_) | Mark::Paired { .. } => false,
+        })
     }
 
     /// Whether the table names a flag.

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     call::{self, Asked},
-    error::{ApiError, Code, Dialect, anthropic_id},
+    error::{ApiError, Code, Dialect},
     extract::Caller,
     relay::{Opened, Relay, Watch, events::Events},
     surface,
@@ -41,6 +41,7 @@ use crate::{
         error::{BedrockError, Fault, mask, read_fault},
         model_id::{ModelId, ModelIdError},
     },
+    settings::rules::FieldPath,
     state::{Admission, Worker},
     usage::{Outcome, call::OpenCall},
 };
@@ -102,7 +103,6 @@ struct Passage {
     deadline: Instant,
     /// Cancelled when the call must end for a shutdown.
     cut: CancellationToken,
-    request_id: String,
 }
 
 /// Reads a request, edits it and opens its call.
@@ -166,19 +166,8 @@ async fn prepare(
     let metered = OpenCall::open(&worker.desk, row, began)?;
     metered.durable().await;
     let deadline = Instant::now() + worker.bedrock.limits.total;
-    let request_id = anthropic_id(&surface::request_id(request));
-    let passage = Passage {
-        worker,
-        call,
-        endpoint,
-        authorization,
-        edited,
-        resolved,
-        metered,
-        deadline,
-        cut,
-        request_id,
-    };
+    let passage =
+        Passage { worker, call, endpoint, authorization, edited, resolved, metered, deadline, cut };
     Ok((passage, admission, ticket))
 }
 
@@ -309,11 +298,15 @@ impl Passage {
             Complaint::Version => {
                 self.edited.new_version.then_some(Refused::Version).into_iter().collect()
             }
-            Complaint::Fields(places) => places
-                .iter()
-                .filter_map(|place| learned::locate(&self.edited.body, place))
-                .map(Refused::Field)
-                .collect(),
+            Complaint::Fields(places) => {
+                let (body, new_version) = (&self.edited.body, self.edited.new_version);
+                let essential = &self.worker.messages.rules.essential;
+                let meant = places.iter().map(|place| learned::locate(body, place, essential));
+                // All, or it would be refused again.
+                let meant: Vec<Vec<FieldPath>> = meant.collect::<Option<_>>()?;
+                let refused = |path| Refused::Field { path, new_version };
+                meant.into_iter().flatten().map(refused).collect()
+            }
             Complaint::Beta(named) => {
                 let is_named = |flag: &&String| named.contains(flag);
                 let is_unlisted = |flag: &&String| !self.worker.messages.rules.lists(flag);
@@ -378,7 +371,10 @@ impl Passage {
         let begun = opened.begin(worker.bedrock.limits.idle, cut.cancelled()).await;
         begun.map(|opened| (opened, reply.headers)).map_err(|(end, call)| {
             let message = mask(&end.message).into_owned();
-            let error = ApiError::upstream(end.told(), message, None);
+            let error = match end.outcome {
+                Outcome::UpstreamCut => ApiError::new(Code::UpstreamUnavailable, message),
+                _ => ApiError::upstream(end.told(), message, None),
+            };
             if let Some(call) = call {
                 end.close(call);
             }
@@ -403,7 +399,10 @@ async fn whole(passage: Passage, mut admission: Admission) -> Result<HttpRespons
         Operation::CountTokens => counted(&body),
         _ => serde_json::from_slice::<IgnoredAny>(&body).ok().map(|_json| body.clone()),
     };
-    let Some(answer) = answer else { return Err(call::not_bedrock(passage.metered)) };
+    let Some(answer) = answer else {
+        let error = BedrockError::Cut("it is no JSON".to_owned());
+        return Err(call::failed(passage.metered, error, Dialect::Anthropic));
+    };
     let reading = passage.metered.reading();
     match passage.call.operation {
         Operation::CountTokens => reading.count_tokens(),
@@ -415,7 +414,7 @@ async fn whole(passage: Passage, mut admission: Admission) -> Result<HttpRespons
     let journal = passage.metered.journal();
     passage.metered.close(Outcome::Success);
     journal.durable().await;
-    let mut response = respond(&passage.request_id, Some(&reply.headers));
+    let mut response = respond(Some(&reply.headers));
     Ok(response.content_type(JSON).body(answer))
 }
 
@@ -436,8 +435,7 @@ async fn stream(
     mut admission: Admission,
     ticket: StreamTicket,
 ) -> Result<HttpResponse, ApiError> {
-    let (worker, request_id) = (passage.worker.clone(), passage.request_id.clone());
-    let (cut, deadline) = (passage.cut.clone(), passage.deadline);
+    let (worker, cut, deadline) = (passage.worker.clone(), passage.cut.clone(), passage.deadline);
     let ping = Some(worker.messages.ping);
     let hold = worker.messages.hold;
     let mut opening = Box::pin(passage.begin());
@@ -447,7 +445,7 @@ async fn stream(
     };
     admission.becomes_stream();
     let watch = Watch { admission, ticket, cut, deadline, ping };
-    let mut response = respond(&request_id, opened.as_ref().map(|(_, headers)| headers));
+    let mut response = respond(opened.as_ref().map(|(_, headers)| headers));
     response
         .insert_header((header::CONTENT_TYPE, "text/event-stream; charset=utf-8"))
         .insert_header((header::CACHE_CONTROL, "no-cache"))
@@ -465,10 +463,9 @@ async fn stream(
     Ok(response.streaming(relay))
 }
 
-/// The head of an answer: Bedrock's own headers, and the id by which the SDKs know the request.
-fn respond(request_id: &str, upstream: Option<&HeaderMap>) -> HttpResponseBuilder {
+/// The head of an answer, with Bedrock's own headers.
+fn respond(upstream: Option<&HeaderMap>) -> HttpResponseBuilder {
     let mut response = HttpResponse::Ok();
-    response.insert_header(("request-id", request_id));
     for (name, value) in upstream.into_iter().flatten() {
         let name = name.as_str();
         if name == "x-amzn-requestid"

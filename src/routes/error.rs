@@ -184,6 +184,12 @@ pub struct ApiError {
     cause: Option<Box<dyn std::error::Error + Send + Sync>>,
     /// Why a credential was refused: for the log and the metric.
     pub refusal: Option<Refusal>,
+    telling: Box<Telling>,
+}
+
+/// How an error is told.
+#[derive(Clone)]
+struct Telling {
     dialect: Dialect,
     request_id: String,
     /// The methods that the path takes instead.
@@ -200,22 +206,26 @@ impl ApiError {
             field: None,
             cause: None,
             refusal: None,
-            dialect: Dialect::Own,
-            request_id: String::new(),
-            allow: String::new(),
-            retry_after: None,
+            telling: Box::new(Telling {
+                dialect: Dialect::Own,
+                request_id: String::new(),
+                allow: String::new(),
+                retry_after: None,
+            }),
         }
     }
 
     /// Bedrock's own failure: its words, and its `Retry-After`.
     pub fn upstream(told: Told, message: String, retry_after: Option<&str>) -> Self {
-        let retry_after = retry_after.map(str::to_owned);
-        Self { retry_after, ..Self::new(Code::Upstream(told), message) }
+        let mut error = Self::new(Code::Upstream(told), message);
+        error.telling.retry_after = retry_after.map(str::to_owned);
+        error
     }
 
     /// To be told to a client on this path.
-    pub fn on(self, path: &str, request_id: String) -> Self {
-        Self { dialect: Dialect::of(path), request_id, ..self }
+    pub fn on(mut self, path: &str, request_id: String) -> Self {
+        (self.telling.dialect, self.telling.request_id) = (Dialect::of(path), request_id);
+        self
     }
 
     /// The status that the client of a dialect is given.
@@ -261,18 +271,18 @@ impl ApiError {
     }
 
     fn body(&self) -> serde_json::Value {
-        match self.dialect {
+        match self.telling.dialect {
             Dialect::Bedrock => json!({ "message": self.message }),
             Dialect::Anthropic => json!({
                 "type": "error",
                 "error": { "type": self.code.told().kind, "message": self.message },
-                "request_id": anthropic_id(&self.request_id),
+                "request_id": anthropic_id(&self.telling.request_id),
             }),
             Dialect::Own => {
                 let mut error = json!({
                     "code": self.code.as_str(),
                     "message": self.message,
-                    "request_id": self.request_id,
+                    "request_id": self.telling.request_id,
                 });
                 if let (Some(field), Some(members)) = (self.field, error.as_object_mut()) {
                     members.insert("field".to_owned(), field.into());
@@ -297,7 +307,7 @@ impl fmt::Display for ApiError {
 
 impl ResponseError for ApiError {
     fn status_code(&self) -> StatusCode {
-        let status = self.status(self.dialect);
+        let status = self.status(self.telling.dialect);
         StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
     }
 
@@ -307,22 +317,22 @@ impl ResponseError for ApiError {
             response
                 .insert_header((header::WWW_AUTHENTICATE, "Bearer realm=\"bedrock-sso-proxy\""));
         }
-        if let Some(after) = &self.retry_after {
+        if let Some(after) = &self.telling.retry_after {
             response.insert_header((header::RETRY_AFTER, after.as_str()));
         } else if let Some(seconds) = self.code.retry_after() {
             response.insert_header((header::RETRY_AFTER, seconds));
         }
-        if !self.allow.is_empty() {
-            response.insert_header((header::ALLOW, self.allow.as_str()));
+        if !self.telling.allow.is_empty() {
+            response.insert_header((header::ALLOW, self.telling.allow.as_str()));
         }
-        match self.dialect {
+        match self.telling.dialect {
             Dialect::Own => {}
             Dialect::Bedrock => {
                 response.insert_header(("x-amzn-errortype", self.code.bedrock()));
-                response.insert_header(("x-amzn-requestid", self.request_id.as_str()));
+                response.insert_header(("x-amzn-requestid", self.telling.request_id.as_str()));
             }
             Dialect::Anthropic => {
-                response.insert_header(("request-id", anthropic_id(&self.request_id)));
+                response.insert_header(("request-id", anthropic_id(&self.telling.request_id)));
                 if let Some(retry) = self.code.told().should_retry {
                     response.insert_header(("x-should-retry", retry.to_string()));
                 }
@@ -365,9 +375,10 @@ pub async fn in_shape(
         }
         None if status == StatusCode::METHOD_NOT_ALLOWED && is_empty(&response) => {
             let pattern = response.request().match_pattern().unwrap_or_default();
-            let error =
+            let mut error =
                 ApiError::new(Code::MethodNotAllowed, "This path does not take this method.");
-            Some(ApiError { allow: super::methods_of(&pattern), ..error })
+            error.telling.allow = super::methods_of(&pattern);
+            Some(error)
         }
         None => None,
     };
@@ -409,10 +420,7 @@ fn as_api_error(error: &actix_web::Error) -> ApiError {
             field: known.field,
             cause: Some(known.causes()).filter(|causes| !causes.is_empty()).map(Into::into),
             refusal: known.refusal,
-            dialect: known.dialect,
-            request_id: known.request_id.clone(),
-            allow: known.allow.clone(),
-            retry_after: known.retry_after.clone(),
+            telling: known.telling.clone(),
         },
         None => {
             let status = error.as_response_error().status_code();

@@ -123,15 +123,31 @@ fn defaults() -> Value {
 fn merge_file(file: Option<&Path>) -> Result<Value, Problem> {
     let mut builder = Config::builder().add_source(File::from_str(DEFAULTS, FileFormat::Yaml));
     let name = file.map_or_else(String::new, |path| path.display().to_string());
+    let mut own = Value::Null;
     if let Some(path) = file {
         let text = std::fs::read_to_string(path)
             .map_err(|error| Problem::new(&name, format!("cannot be read: {error}")))?;
+        // What config cannot read, it says itself.
+        own = serde_yaml::from_str(&text).unwrap_or_default();
         builder = builder.add_source(File::from_str(&text, FileFormat::Yaml));
     }
-    builder
-        .build()
-        .and_then(Config::try_deserialize)
-        .map_err(|error| Problem::new(&name, error.to_string()))
+    let merged = builder.build().and_then(Config::try_deserialize);
+    let mut tree: Value = merged.map_err(|error| Problem::new(&name, error.to_string()))?;
+    replace_members(&mut tree, &own);
+    Ok(tree)
+}
+
+/// A member of an open map is a value of its own, not a section to be merged with what was there by that name.
+fn replace_members(tree: &mut Value, own: &Value) {
+    for path in OPEN {
+        let pointer = format!("/{}", path.replace('.', "/"));
+        let (Some(map), Some(Value::Object(members))) =
+            (tree.pointer_mut(&pointer).and_then(Value::as_object_mut), own.pointer(&pointer))
+        else {
+            continue;
+        };
+        map.extend(members.clone());
+    }
 }
 
 /// `BEDROCK_SERVER__TLS__CERT=x` sets `server.tls.cert`. The type of the default decides how the text is read,

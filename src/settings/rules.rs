@@ -173,8 +173,14 @@ impl<'de> Deserialize<'de> for BetaRule {
             expecting = "`forward`, `drop`, or {send, models, fields, alone, add, long_context}"
         )]
         enum Written {
-            Word(String),
+            Word(Word),
             Full(Full),
+        }
+        #[derive(Deserialize)]
+        #[serde(rename_all = "snake_case")]
+        enum Word {
+            Forward,
+            Drop,
         }
         #[derive(Deserialize)]
         #[serde(deny_unknown_fields)]
@@ -196,7 +202,8 @@ impl<'de> Deserialize<'de> for BetaRule {
             other => Send::As(other.to_owned()),
         };
         Ok(match Written::deserialize(deserializer)? {
-            Written::Word(word) => Self { send: send(&word), ..Self::default() },
+            Written::Word(Word::Forward) => Self::default(),
+            Written::Word(Word::Drop) => Self { send: Send::Drop, ..Self::default() },
             Written::Full(Full { send: name, models, fields, alone, add, long_context }) => {
                 let send = name.as_deref().map_or(Send::Forward, send);
                 Self { send, models, fields, alone, add, long_context }

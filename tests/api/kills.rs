@@ -6,11 +6,12 @@ use std::{collections::HashMap, time::Duration};
 use serde_json::Value;
 
 use crate::{
-    helpers::{MODEL, Reply, eventually, message},
+    helpers::{MODEL, Reply, eventually, message, messages},
     lifecycle::Process,
 };
 
 const STREAM: &str = "invoke-with-response-stream";
+const MESSAGES: &str = "/anthropic/v1/messages";
 
 #[actix_web::test]
 async fn no_finished_call_is_lost_or_doubled_when_the_process_is_killed() {
@@ -23,19 +24,28 @@ async fn no_finished_call_is_lost_or_doubled_when_the_process_is_killed() {
         // The moments are spread, and differ from trial to trial.
         let patience = Duration::from_millis(20 + (trial * 37) % 400);
         let load = futures_util::future::join_all((0..24).map(|number| {
-            let (operation, scenario) = match number % 3 {
+            let (operation, scenario) = match number % 6 {
                 0 => ("invoke", "plain"),
                 1 => (STREAM, "stream events=20 delay_ms=2"),
-                _ => (STREAM, "stream events=60 delay_ms=8"),
+                2 => (STREAM, "stream events=60 delay_ms=8"),
+                3 => (MESSAGES, "plain"),
+                4 => (MESSAGES, "stream events=20 delay_ms=2"),
+                _ => (MESSAGES, "stream events=60 delay_ms=8"),
             };
             let process = &process;
             let key = &key;
             async move {
                 let mut done = Vec::new();
                 loop {
-                    let body = message(&format!("@sim:{scenario}"));
-                    let reply = process.call(MODEL, operation, &body).bearer(key).try_send().await;
-                    match reply {
+                    let said = format!("@sim:{scenario}");
+                    let request = if operation == MESSAGES {
+                        let mut body = messages(&said);
+                        body["stream"] = (scenario != "plain").into();
+                        process.get(MESSAGES).method("POST").json(&body)
+                    } else {
+                        process.call(MODEL, operation, &message(&said))
+                    };
+                    match request.bearer(key).try_send().await {
                         Some(reply) if is_whole(&reply) => {
                             done.push(reply.header("x-amzn-requestid").unwrap().to_owned())
                         }

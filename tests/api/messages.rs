@@ -145,7 +145,7 @@ async fn failures_are_told_in_anthropic_s_words_with_those_of_aws() {
         ("html", 529, "overloaded_error", "Bedrock could not be reached"),
         ("html status=200", 529, "overloaded_error", "Bedrock could not be reached"),
         ("badjson status=500", 529, "overloaded_error", "Bedrock could not be reached"),
-        ("badjson status=200", 529, "overloaded_error", "Bedrock could not be reached"),
+        ("badjson status=200", 529, "overloaded_error", "Bedrock"),
         ("redirect", 529, "overloaded_error", "Bedrock could not be reached"),
         ("reset", 529, "overloaded_error", "Bedrock"),
         ("hang", 504, "timeout_error", "Bedrock did not answer in time"),
@@ -153,9 +153,9 @@ async fn failures_are_told_in_anthropic_s_words_with_those_of_aws() {
         ("exception after=0 type=validationException", 400, "invalid_request_error", "Simulated"),
         ("exception after=0 type=modelTimeoutException", 504, "timeout_error", "Simulated"),
         ("errorframe after=0", 500, "api_error", "boom"),
-        ("cut after=0", 500, "api_error", "Bedrock's answer broke off"),
-        ("cut_boundary after=0", 500, "api_error", "Bedrock's answer broke off"),
-        ("badcrc after=0", 500, "api_error", "Bedrock's answer arrived damaged"),
+        ("cut after=0", 529, "overloaded_error", "Bedrock's answer broke off"),
+        ("cut_boundary after=0", 529, "overloaded_error", "Bedrock's answer broke off"),
+        ("badcrc after=0", 529, "overloaded_error", "Bedrock's answer arrived damaged"),
     ] {
         for streamed in [true, false] {
             if !streamed && scenario.contains("after=") {
@@ -431,6 +431,58 @@ async fn what_bedrock_refuses_is_left_out_once_learned_and_admins_see_it() {
     other["model"] = json!("claude-opus-4-5");
     assert_eq!(post(&app, &key, &other).send().await.status, 200);
     assert_eq!(app.row(&key).await["upstream_attempts"], 2, "learned for one model alone");
+}
+
+#[actix_web::test]
+async fn what_would_change_the_answer_is_never_left_out_for_having_been_refused() {
+    let app = spawn_app().await;
+    let key = app.create_key(PERSON).await;
+    let with = |model: &str, member: &str, value: Value| {
+        let mut body = messages("hi");
+        body["model"] = json!(model);
+        body[member] = value;
+        body
+    };
+    let format = json!({"format": {"type": "json_schema", "schema": {}}, "effort": "low"});
+    for (body, member) in [
+        (with("claude-opus-4-8", "temperature", json!(0.5)), "temperature"),
+        (with("claude-sonnet-4-5", "output_config", format.clone()), "output_config"),
+        (with("claude-sonnet-4-5", "experiment", json!(1)), ""),
+        (with("claude-sonnet-4-5", "output_config", json!({"effort": "low"})), ""),
+        (with("claude-sonnet-4-5", "output_config", format), "output_config"),
+    ] {
+        let reply = post(&app, &key, &body).header("anthropic-version", "2026-10-21").send().await;
+
+        if member.is_empty() {
+            assert_eq!(reply.status, 200, "{reply:?}");
+        } else {
+            let (status, _, message) = told(&reply);
+            assert_eq!(status, 400, "{body}");
+            assert!(message.starts_with(&format!("{member}: Extra inputs")), "{message}");
+        }
+    }
+}
+
+#[actix_web::test]
+async fn what_one_version_of_the_api_refuses_the_other_may_take() {
+    let app = TestServerBuilder::new()
+        .set("MODELS__ESSENTIAL", "thinking") // else the temperature would not be left out at all
+        .start()
+        .await;
+    let (key, admin) = (app.create_key(PERSON).await, app.create_token(ADMIN).await);
+    let mut body = messages("hi");
+    (body["model"], body["temperature"]) = (json!("claude-opus-4-8"), json!(0.5));
+    for (version, kept, attempts) in
+        [("2026-10-21", false, 2), ("2023-06-01", true, 1), ("2026-10-21", false, 1)]
+    {
+        let reply = post(&app, &key, &body).header("anthropic-version", version).send().await;
+
+        assert_eq!(reply.status, 200, "{reply:?}");
+        assert_eq!(sent(&app).contains("temperature"), kept, "{version}");
+        assert_eq!(app.row(&key).await["upstream_attempts"], attempts, "{version}");
+    }
+    let learned = app.get("/api/admin/models/learned").bearer(&admin).send().await.json();
+    assert_eq!(learned["learned"][0]["anthropic_version"], "2026-10-21");
 }
 
 #[actix_web::test]

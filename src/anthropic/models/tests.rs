@@ -80,6 +80,7 @@ impl Given {
             inference_profile: self.profile,
             learn_for_seconds: 0,
             old_version: Vec::new(),
+            essential: Vec::new(),
             betas: BTreeMap::new(),
             fields: BTreeMap::new(),
         };

@@ -27,6 +27,8 @@ pub struct Learned {
     kind: &'static str,
     /// The flag, the place of the member, or the API version.
     name: String,
+    /// The API version of the requests that it is left out of; null: of any.
+    anthropic_version: Option<&'static str>,
     #[serde(serialize_with = "super::time")]
     first_refused_at: Timestamp,
     /// When it is tried again.
@@ -46,6 +48,7 @@ pub async fn learned(_admin: Admin, worker: Data<Worker>) -> Result<Json<Learned
         region,
         kind: entry.refused.kind(),
         name: entry.refused.to_string(),
+        anthropic_version: entry.refused.version(),
         first_refused_at: entry.since.naive_utc(),
         forgotten_at: entry.until.naive_utc(),
     });

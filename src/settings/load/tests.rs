@@ -177,7 +177,7 @@ fn every_default_is_explained_by_a_comment_in_its_block() {
         }
         inside = usize::MAX;
         explained.resize(depth + 1, false);
-        let begins_value = ["old_version:", "betas:", "fields:"].contains(&text);
+        let begins_value = ["essential:", "old_version:", "betas:", "fields:"].contains(&text);
         if text.starts_with('#') {
             explained[depth] = true;
         } else if begins_value || !text.ends_with(':') {
@@ -511,8 +511,9 @@ fn an_open_map_from_the_environment_adds_to_the_files() {
 
 #[test]
 fn shipped_rules_are_overridden_row_by_row() {
-    let yaml = "models:\n  betas: {mine-2027-01-01: drop, claude-code-*: ~}\n  \
-                fields: {speed: keep, 'tools[].mine': {drop: [anthropic.claude-3-*]}}";
+    let yaml = "models:\n  betas: {mine-2027-01-01: drop, claude-code-*: ~, fast-mode-*: {send: forward}}\n  \
+                fields: {speed: keep, 'tools[].mine': {drop: [anthropic.claude-3-*]}, \
+                'system[].cache_control.ttl': {refuse: [x]}}";
 
     let rules = layered(yaml, &[("BEDROCK_MODELS__BETAS", "{skills-*: forward}")]).unwrap().models;
 
@@ -521,9 +522,12 @@ fn shipped_rules_are_overridden_row_by_row() {
     assert_eq!(beta("claude-code-*"), None);
     assert_eq!(beta("skills-*"), Some(Send::Forward));
     assert_eq!(beta("oauth-*"), Some(Send::Drop), "the others stay");
+    let fast = rules.betas[&Glob::new("fast-mode-*")].clone().unwrap();
+    assert_eq!((fast.send, fast.fields), (Send::Forward, vec![]), "a row is replaced as a whole");
     let field = |path: &str| rules.fields[&path.parse().unwrap()].clone().unwrap();
     assert_eq!(field("speed").action, Action::Keep);
     assert_eq!(field("tools[].mine").models, [Glob::new("anthropic.claude-3-*")]);
+    assert_eq!(field("system[].cache_control.ttl").action, Action::Refuse);
     assert_eq!(field("service_tier").action, Action::Drop);
 }
 
@@ -531,6 +535,7 @@ fn shipped_rules_are_overridden_row_by_row() {
 fn a_rule_that_cannot_be_read_is_named() {
     for (yaml, key, message) in [
         ("{betas: {x-1: [1]}}", "models.betas.x-1", "forward"),
+        ("{betas: {x-1: forwrd}}", "models.betas.x-1", "forward"),
         ("{betas: {x-1: {filds: [a]}}}", "models.betas.x-1", "send, models, fields"),
         ("{betas: {x-1: {fields: ['a[']}}}", "models.betas.x-1", "send, models, fields"),
         ("{fields: {x: forbid}}", "models.fields.x", "refuse"),
