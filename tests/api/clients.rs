@@ -73,6 +73,22 @@ async fn the_official_python_sdks_work_unchanged() {
 }
 
 #[actix_web::test]
+async fn the_official_typescript_sdk_works_unchanged() {
+    let given = |name| {
+        std::env::var(name).unwrap_or_else(|_| panic!("{name} has the SDK; `make test` makes it"))
+    };
+    let _packages = given("TEST_NODE_MODULES");
+    let mut suite = Command::new(given("TEST_NODE"));
+    suite.args(["--test", "--test-reporter=tap", "tests/clients/typescript/messages.test.mjs"]);
+
+    let text = Service::start().await.passes(&mut suite).await;
+
+    let passed = text.lines().find(|line| line.starts_with("# pass ")).unwrap_or_default();
+    assert!(!matches!(passed, "" | "# pass 0"), "{text}");
+    println!("{passed}");
+}
+
+#[actix_web::test]
 async fn the_python_sdk_before_1_0_works_unchanged() {
     let tests = "tests/clients/test_messages.py";
     Service::start().await.passes_pytest("TEST_PYTHON_0X", tests).await;

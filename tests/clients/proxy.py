@@ -152,21 +152,22 @@ def usage_rows(credential: str) -> dict[str, dict[str, Any]]:
 
 
 def usage_row(credential: str, upstream_request_id: str) -> dict[str, Any]:
-    """The usage record of one call, once it is written."""
-    return eventually(
-        lambda: usage_rows(credential).get(upstream_request_id), f"usage record of {upstream_request_id}"
-    )
+    """The usage record of a recent call, once it is written."""
+    return recent_row(credential, upstream_request_id, lambda row: row["upstream_request_id"])
 
 
 def own_row(credential: str, request_id: str) -> dict[str, Any]:
-    """The usage record of a recent call by the id that the service gave it, once it is written."""
+    """The same by the id that the service gave the call."""
+    return recent_row(credential, request_id, lambda row: f"req_{row['request_id']}")
 
+
+def recent_row(credential: str, wanted: str, id_of: Callable[[dict[str, Any]], Any]) -> dict[str, Any]:
     def find() -> dict[str, Any] | None:
         status, page = usage_page(credential, limit=50)
         assert status == 200, page
-        return next((row for row in page["records"] if f"req_{row['request_id']}" == request_id), None)
+        return next((row for row in page["records"] if id_of(row) == wanted), None)
 
-    return eventually(find, f"usage record of {request_id}")
+    return eventually(find, f"usage record of {wanted}")
 
 
 # Tokens, in the ledger's words

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
 import struct
 import urllib.request
@@ -595,6 +596,26 @@ def test_a_client_that_leaves_ends_the_call(messages):
     assert row["input_tokens"] == call["usage"]["input"]
 
 
+@pytest.mark.parametrize(
+    ("directive", "streamed"),
+    [("slow delay_ms=20000", False), ("slow delay_ms=20000", True), ("late delay_ms=20000", True)],
+    ids=["whole", "streamed", "after-the-head"],
+)
+def test_a_client_that_gives_up_before_the_answer_ends_the_call(messages, directive, streamed):
+    # There is no answer to tell the request's id, so the client chooses it.
+    request_id, before = str(uuid.uuid4()), len(proxy.ledger())
+    question = ask(f"@sim:{directive}", extra_headers={"x-request-id": request_id})
+
+    with pytest.raises(anthropic.APITimeoutError):
+        messages.with_options(timeout=0.5).messages.create(**question, stream=streamed)
+
+    [started] = proxy.ledger()[before:]
+    call = proxy.arrived(started["request_id"], seconds=2)
+    row = proxy.own_row(proxy.env("PROXY_KEY"), f"req_{request_id}")
+    assert (call["aborted"], call["finished"]) == (True, False)
+    assert (row["outcome"], row["success"], row["total_tokens"]) == ("client_disconnect", False, None)
+
+
 # Betas and members that Bedrock has not
 
 
@@ -633,6 +654,17 @@ def test_an_unknown_beta_is_tried_once_and_left_out_then(messages):
     assert [recorded(each)["upstream_attempts"] for each in (headers, then)] == [2, 1]
     assert tokens_of(first, headers)
     assert tokens_of(second, then)
+
+
+def test_what_one_version_of_the_api_refuses_the_other_keeps(messages):
+    question = ask("Hi", model="claude-opus-4-7", extra_body={"temperature": 0.5})
+
+    with contextlib.suppress(anthropic.BadRequestError):
+        messages.messages.create(**question, extra_headers={"anthropic-version": "2026-10-21"})
+    older = question | {"extra_headers": {"anthropic-version": "2023-06-01"}}
+    _, headers = answered(messages.messages, older)
+
+    assert sent(headers)["temperature"] == 0.5
 
 
 def test_a_long_context_is_asked_for_by_the_name_of_the_model(messages):
@@ -704,7 +736,7 @@ def test_claude_code_finds_its_cache_again(messages):
     assert proxy.arrived(second[1]["x-amzn-requestid"])["raw_path"].count("?") == 0
 
 
-def test_the_service_answers_at_its_base(messages):
+def test_the_service_answers_at_its_base():
     for path in ["/anthropic", "/anthropic/"]:
         request = urllib.request.Request(proxy.env("PROXY_URL") + path, method="HEAD")
         with urllib.request.urlopen(request, timeout=10) as answer:
