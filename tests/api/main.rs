@@ -13,6 +13,7 @@ mod bedrock;
 mod cli;
 mod clients;
 mod docs;
+mod example;
 mod faults;
 mod helpers;
 mod kills;
