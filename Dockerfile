@@ -2,7 +2,9 @@
 FROM rust:1.95-bookworm AS build
 WORKDIR /src
 COPY Cargo.toml Cargo.lock rust-toolchain.toml ./
-RUN mkdir src && echo 'fn main() {}' > src/main.rs && touch src/lib.rs && cargo build --release --locked && rm -rf src
+RUN mkdir benches src && echo 'fn main() {}' > src/main.rs && touch benches/messages.rs src/lib.rs \
+    && cargo build --release --locked && rm -rf benches src
+COPY benches benches
 COPY settings settings
 COPY migrations migrations
 COPY static static

@@ -48,6 +48,7 @@ STRICT = setting("STRICT", 0) == 1
 QUIET = 0.3
 CALLS_A_SECOND = 200
 SMALL, LARGE = 1024, 128 * 1024
+MESSAGES = "/anthropic/v1/messages"
 
 
 class Table:
@@ -225,45 +226,51 @@ def latency(table, service, nginx_port, upstream):
 def paced_streams(table, service, nginx, nginx_port):
     events = STREAMS * (EVENTS + streams.FRAMING)
     ideal = (EVENTS + streams.FRAMING) * 0.005
-    cost = {"nginx": [], "ours": []}
+    kinds = {
+        "nginx": (nginx, nginx_port, STREAM),
+        "frames": (service.process, service.port, "/bedrock" + STREAM),
+        "events": (service.process, service.port, MESSAGES),
+    }
+    cost = {kind: [] for kind in kinds}
     headers = {"Authorization": f"Bearer {service.key}"}
     for _ in range(ROUNDS):
-        for name, figures in cost.items():
-            process = nginx if name == "nginx" else service.process
-            port = nginx_port if name == "nginx" else service.port
-            path = STREAM if name == "nginx" else "/bedrock" + STREAM
+        for kind, (process, port, path) in kinds.items():
             before = Used(process.pid)
-            took = streams.read_all(port, path, headers, STREAMS, EVENTS, 5)
+            took = streams.read_all(
+                port, path, headers, STREAMS, EVENTS, 5, sse=kind == "events"
+            )
             after = Used(process.pid)
             if took > 1.25 * ideal:
                 say(f"  took {took:.2f} s instead of {ideal:.2f}: the load did not keep its pace")
-            figures.append((after.cpu - before.cpu) / events * 1e6)
-            if name == "ours":
+            cost[kind].append((after.cpu - before.cpu) / events * 1e6)
+            if kind != "nginx":
                 service.answered(STREAMS, "streams")
     say("  µs an event: " + "; ".join(f"{n} {[round(f, 1) for f in fs]}" for n, fs in cost.items()))
-    middle = {name: statistics.median(figures) for name, figures in cost.items()}
-    table.add(
-        f"CPU for an event, {STREAMS} streams, an event every 5 ms",
-        f"{middle['nginx']:.1f} µs", f"{middle['ours']:.1f} µs",
-        median_ratio(cost["ours"], cost["nginx"]), 1.2,
-    )  # fmt: skip
+    middle = {kind: statistics.median(figures) for kind, figures in cost.items()}
+    for kind, name in (("frames", "passed on"), ("events", "made server-sent events")):
+        table.add(
+            f"CPU for an event, {STREAMS} streams, an event every 5 ms, {name}",
+            f"{middle['nginx']:.1f} µs", f"{middle[kind]:.1f} µs",
+            median_ratio(cost[kind], cost["nginx"]), 1.2,
+        )  # fmt: skip
 
 
 def memory(table, service, nginx, nginx_port):
     time.sleep(1)
     idle = {"nginx": rss_kib(nginx.pid), "ours": rss_kib(service.process.pid)}
     opened, headers = {}, {"Authorization": f"Bearer {service.key}"}
-    for name in ("nginx", "ours"):
+    for name, path in (("nginx", STREAM), ("ours", "/bedrock" + STREAM), ("events", MESSAGES)):
         process = nginx if name == "nginx" else service.process
         port = nginx_port if name == "nginx" else service.port
-        path = STREAM if name == "nginx" else "/bedrock" + STREAM
 
         def look(name=name, process=process):
             time.sleep(1)  # events go on meanwhile
             opened[name] = rss_kib(process.pid)
 
-        streams.read_all(port, path, headers, OPEN_STREAMS, 8, 500, look)
-    service.answered(OPEN_STREAMS, "open streams")
+        streams.read_all(port, path, headers, OPEN_STREAMS, 8, 500, look, name == "events")
+        if name != "nginx":
+            service.answered(OPEN_STREAMS, "open streams")
+    idle["events"] = idle["ours"]
     each = {name: (opened[name] - idle[name]) / OPEN_STREAMS for name in opened}
     mib = lambda kib: f"{kib / 1024:.1f} MiB"
     table.add(
@@ -273,6 +280,10 @@ def memory(table, service, nginx, nginx_port):
     table.add(
         f"Memory, {OPEN_STREAMS} open streams", mib(opened["nginx"]), mib(opened["ours"]),
         target=(opened["ours"] / 1024, 64, "MiB"),
+    )  # fmt: skip
+    table.add(
+        f"Memory, {OPEN_STREAMS} open streams of server-sent events", "", mib(opened["events"]),
+        target=(opened["events"] / 1024, 64, "MiB"),
     )  # fmt: skip
     table.add(
         "Memory for an open stream", f"{each['nginx']:.1f} KiB", f"{each['ours']:.1f} KiB",

@@ -20,6 +20,7 @@ import sys
 import time
 
 KIND = "application/vnd.amazon.eventstream"
+SSE = "text/event-stream"
 INPUT_TOKENS, OUTPUT_TOKENS = 412, 87
 #: Events of every stream besides its text deltas.
 FRAMING = 5
@@ -49,9 +50,19 @@ def frame(event):
     return message + struct.pack("!I", binascii.crc32(message))
 
 
+def as_sse(event):
+    """The event as clients of the Messages API get it: without Bedrock's metrics."""
+    shown = {name: value for name, value in event.items() if not name.startswith("amazon-")}
+    return f"event: {event['type']}\ndata: {json.dumps(shown, separators=(',', ':'))}\n\n".encode()
+
+
 @functools.cache
 def frames(deltas):
     """The frames of a whole stream."""
+    return [frame(event) for event in events(deltas)]
+
+
+def events(deltas):
     usage = {"input_tokens": INPUT_TOKENS, "output_tokens": 1}
     message = {
         "id": "msg_bdrk_bench", "type": "message", "role": "assistant", "content": [],
@@ -64,30 +75,26 @@ def frames(deltas):
         "invocationLatency": 1000, "firstByteLatency": 100,
     }  # fmt: skip
     block = {"type": "text", "text": ""}
-    return (
-        [
-            frame({"type": "message_start", "message": message}),
-            frame({"type": "content_block_start", "index": 0, "content_block": block}),
-        ]
-        + [frame({"type": "content_block_delta", "index": 0, "delta": delta})] * deltas
-        + [
-            frame({"type": "content_block_stop", "index": 0}),
-            frame({
-                "type": "message_delta",
-                "delta": {"stop_reason": "end_turn", "stop_sequence": None},
-                "usage": {"output_tokens": OUTPUT_TOKENS},
-            }),
-            frame({"type": "message_stop", "amazon-bedrock-invocationMetrics": metrics}),
-        ]
-    )  # fmt: skip
+    return [
+        {"type": "message_start", "message": message},
+        {"type": "content_block_start", "index": 0, "content_block": block},
+        *[{"type": "content_block_delta", "index": 0, "delta": delta}] * deltas,
+        {"type": "content_block_stop", "index": 0},
+        {
+            "type": "message_delta",
+            "delta": {"stop_reason": "end_turn", "stop_sequence": None},
+            "usage": {"output_tokens": OUTPUT_TOKENS},
+        },
+        {"type": "message_stop", "amazon-bedrock-invocationMetrics": metrics},
+    ]
 
 
-def request_body(deltas, delay_ms, size=1024):
+def request_body(deltas, delay_ms, size=1024, sse=False):
     text = f"events={deltas} delay_ms={delay_ms} ".ljust(size - 128, "x")
-    return json.dumps({
-        "anthropic_version": "bedrock-2023-05-31", "max_tokens": 256,
-        "messages": [{"role": "user", "content": text}],
-    }).encode()  # fmt: skip
+    ours = {"model": "claude-sonnet-4-5", "stream": True}
+    native = {"anthropic_version": "bedrock-2023-05-31"}
+    body = {"max_tokens": 256, "messages": [{"role": "user", "content": text}]}
+    return json.dumps((ours if sse else native) | body).encode()
 
 
 # The upstream
@@ -197,18 +204,18 @@ class Upstream:
 # The client
 
 
-def read_all(port, path, headers, count, deltas, delay_ms, when_all_run=None):
+def read_all(port, path, headers, count, deltas, delay_ms, when_all_run=None, sse=False):
     """Opens `count` streams, reads each to its end and compares it with what was sent.
 
-    Answers the seconds until the last one ended. `when_all_run` is called once, when every stream
+    With `sse` the streams are those of the Messages API. Answers the seconds until the last one ended. `when_all_run` is called once, when every stream
     has begun and none has ended.
     """
-    body = request_body(deltas, delay_ms)
+    body = request_body(deltas, delay_ms, sse=sse)
     lines = [f"POST {path} HTTP/1.1", f"Host: 127.0.0.1:{port}"]
     lines += [f"{name}: {value}" for name, value in headers.items()]
     lines += ["Content-Type: application/json", f"Content-Length: {len(body)}", "", ""]
     request = "\r\n".join(lines).encode() + body
-    wanted = b"".join(frames(deltas))
+    wanted = b"".join(map(as_sse, events(deltas)) if sse else frames(deltas))
     started = time.monotonic()
     latest = started + 30 + (deltas + FRAMING) * delay_ms / 1000 * 3
     poll, open_streams = select.epoll(), {}
@@ -244,7 +251,7 @@ def read_all(port, path, headers, count, deltas, delay_ms, when_all_run=None):
                 when_all_run = None
         seconds = time.monotonic() - started
         for answer in answers:
-            if content(answer) != wanted:
+            if content(answer, SSE if sse else KIND) != wanted:
                 raise Failed(f"a stream differs from what upstream sent: {start(answer)}")
         return seconds
     finally:
@@ -253,10 +260,10 @@ def read_all(port, path, headers, count, deltas, delay_ms, when_all_run=None):
         poll.close()
 
 
-def content(answer):
+def content(answer, kind):
     """The content of a whole answer in chunks."""
     head, _, rest = bytes(answer).partition(b"\r\n\r\n")
-    if not head.startswith(b"HTTP/1.1 200 ") or KIND.encode() not in head:
+    if not head.startswith(b"HTTP/1.1 200 ") or kind.encode() not in head:
         raise Failed(f"not an event stream: {start(answer)}")
     parts, at = [], 0
     while True:
