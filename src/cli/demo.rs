@@ -87,7 +87,15 @@ An API key for {EMAIL}:
 
     export KEY={key}
 
-Stream a reply (the readable part of the event stream):
+Stream a reply (the text of its events), as the Anthropic SDKs and Claude Code do:
+
+    curl -sN {base}/anthropic/v1/messages \
+      -H "Authorization: Bearer $KEY" -H 'Content-Type: application/json' \
+      -d '{{"model":"claude-opus-4-8","max_tokens":1024,"stream":true,
+           "messages":[{{"role":"user","content":"Hello! @sim:plain delay_ms=150"}}]}}' \
+      | grep -oE '"text":"[^"]+"'
+
+The same over Bedrock's own API:
 
     curl -sN {base}/bedrock/model/{MODEL}/converse-stream \
       -H "Authorization: Bearer $KEY" -H 'Content-Type: application/json' \
