@@ -1,4 +1,4 @@
-//! The example client, `examples/e2e_client`, as people check an installation with it.
+//! The example client, `examples/e2e_client.rs`, as people check an installation with it.
 
 use std::{path::Path, process::Stdio, sync::LazyLock};
 

@@ -1,6 +1,7 @@
 //! A small client by which people check an installation: one message or a conversation, over the Messages API or
 //! over Bedrock's own, with the tokens and the times of each answer.
 
+#[path = "e2e_client/answer.rs"]
 mod answer;
 
 use std::{
