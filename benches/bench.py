@@ -255,40 +255,40 @@ def paced_streams(table, service, nginx, nginx_port):
         )  # fmt: skip
 
 
-def memory(table, service, nginx, nginx_port):
-    time.sleep(1)
-    idle = {"nginx": rss_kib(nginx.pid), "ours": rss_kib(service.process.pid)}
-    opened, headers = {}, {"Authorization": f"Bearer {service.key}"}
-    for name, path in (("nginx", STREAM), ("ours", "/bedrock" + STREAM), ("events", MESSAGES)):
-        process = nginx if name == "nginx" else service.process
+def memory(table, service, nginx, nginx_port, upstream):
+    idle, opened = {}, {}
+    for name, path in (("nginx", STREAM), ("frames", "/bedrock" + STREAM), ("events", MESSAGES)):
+        if name != "nginx":
+            service.start(upstream)  # anew, or it would have what the streams before it left behind
+            time.sleep(1)
+        pid = nginx.pid if name == "nginx" else service.process.pid
         port = nginx_port if name == "nginx" else service.port
+        headers = {"Authorization": f"Bearer {service.key}"} if name != "nginx" else {}
+        idle[name] = rss_kib(pid)
 
-        def look(name=name, process=process):
+        def look(name=name, pid=pid):
             time.sleep(1)  # events go on meanwhile
-            opened[name] = rss_kib(process.pid)
+            opened[name] = rss_kib(pid)
 
         streams.read_all(port, path, headers, OPEN_STREAMS, 8, 500, look, name == "events")
         if name != "nginx":
             service.answered(OPEN_STREAMS, "open streams")
-    idle["events"] = idle["ours"]
+            service.stop()
     each = {name: (opened[name] - idle[name]) / OPEN_STREAMS for name in opened}
     mib = lambda kib: f"{kib / 1024:.1f} MiB"
     table.add(
-        "Memory, idle", mib(idle["nginx"]), mib(idle["ours"]),
-        target=(idle["ours"] / 1024, 20, "MiB"),
+        "Memory, idle", mib(idle["nginx"]), mib(idle["frames"]),
+        target=(idle["frames"] / 1024, 20, "MiB"),
     )  # fmt: skip
-    table.add(
-        f"Memory, {OPEN_STREAMS} open streams", mib(opened["nginx"]), mib(opened["ours"]),
-        target=(opened["ours"] / 1024, 64, "MiB"),
-    )  # fmt: skip
-    table.add(
-        f"Memory, {OPEN_STREAMS} open streams of server-sent events", "", mib(opened["events"]),
-        target=(opened["events"] / 1024, 64, "MiB"),
-    )  # fmt: skip
-    table.add(
-        "Memory for an open stream", f"{each['nginx']:.1f} KiB", f"{each['ours']:.1f} KiB",
-        target=(each["ours"], 32, "KiB"),
-    )  # fmt: skip
+    for name, what in (("frames", "passed on"), ("events", "made server-sent events")):
+        table.add(
+            f"Memory, {OPEN_STREAMS} open streams, {what}", mib(opened["nginx"]), mib(opened[name]),
+            target=(opened[name] / 1024, 64, "MiB"),
+        )  # fmt: skip
+        table.add(
+            f"Memory for an open stream, {what}", f"{each['nginx']:.1f} KiB", f"{each[name]:.1f} KiB",
+            target=(each[name], 32, "KiB"),
+        )  # fmt: skip
 
 
 def start(table, service, upstream, binary):
@@ -315,9 +315,7 @@ def run(parts, binary, processes, table):
     nginx, nginx_port = processes.plain_proxy(plain, paced)
     if "memory" in parts:
         say(f"memory with {OPEN_STREAMS} open streams")
-        service.start(paced)
-        memory(table, service, nginx, nginx_port)
-        service.stop()
+        memory(table, service, nginx, nginx_port, paced)
     if "calls" in parts or "latency" in parts:
         service.start(plain)
         if "latency" in parts:
