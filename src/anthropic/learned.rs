@@ -2,20 +2,21 @@
 //! by whichever worker meets a refusal, read by all; each entry ends by itself, since Bedrock changes.
 
 use std::{
+    collections::{BTreeSet, HashMap},
     fmt,
     sync::{Arc, LazyLock},
     time::Duration,
 };
 
+use arc_swap::ArcSwap;
 use chrono::{DateTime, Utc};
-use moka::sync::Cache;
 use regex::Regex;
 
-use super::outline;
+use super::{outline, rules::Rules};
 use crate::settings::rules::{FieldPath, Items, Step};
 
 /// Pairs of model and region that are remembered.
-const MOST: u64 = 1024;
+const MOST: usize = 1024;
 /// Refusals remembered for one of them.
 const MOST_EACH: usize = 64;
 
@@ -70,41 +71,65 @@ pub struct Entry {
     pub until: DateTime<Utc>,
 }
 
+/// Model and region.
 type Key = (String, String);
 
-/// See the module's documentation. Cloning shares it.
+#[derive(Debug, Clone, Default)]
+struct Known {
+    refused: Vec<Entry>,
+    /// Flags that the model was seen to take, so that they are not suspected when Bedrock refuses one without naming it.
+    accepted: BTreeSet<String>,
+}
+
+/// See the module's documentation. Cloning shares it. Read by every call, changed by few: a change makes a new map.
 #[derive(Debug, Clone)]
 pub struct Learned {
-    entries: Cache<Key, Arc<Vec<Entry>>>,
+    known: Arc<ArcSwap<HashMap<Key, Arc<Known>>>>,
     keep: Duration,
 }
 
 impl Learned {
     /// `keep` zero: nothing is remembered.
     pub fn new(keep: Duration) -> Self {
-        let entries =
-            Cache::builder().max_capacity(MOST).time_to_live(keep.max(KEEP_LEAST)).build();
-        Self { entries, keep }
+        Self { known: Arc::default(), keep }
     }
 
     /// What `model` refuses in `region` at `now`.
     pub fn of(&self, model: &str, region: &str, now: DateTime<Utc>) -> Vec<Refused> {
+        let known = self.known(model, region);
+        let live = known.refused.iter().filter(|entry| entry.until > now);
+        live.map(|entry| entry.refused.clone()).collect()
+    }
+
+    fn known(&self, model: &str, region: &str) -> Arc<Known> {
+        let all = self.known.load();
+        if all.is_empty() {
+            return Arc::default();
+        }
+        all.get(&(model.to_owned(), region.to_owned())).cloned().unwrap_or_default()
+    }
+
+    fn change(&self, model: &str, region: &str, change: impl Fn(&mut Known)) {
+        if self.keep.is_zero() {
+            return;
+        }
         let key = (model.to_owned(), region.to_owned());
-        let known = self.entries.get(&key).unwrap_or_default();
-        known.iter().filter(|entry| entry.until > now).map(|entry| entry.refused.clone()).collect()
+        self.known.rcu(|all| {
+            let mut all = HashMap::clone(all);
+            if all.len() >= MOST && !all.contains_key(&key) {
+                all.clear(); // far more than there are models: somebody plays
+            }
+            change(Arc::make_mut(all.entry(key.clone()).or_default()));
+            all
+        });
     }
 
     /// Remembers refusals.
     pub fn note(&self, model: &str, region: &str, refused: &[Refused], now: DateTime<Utc>) {
         let until = now + self.keep;
-        if self.keep.is_zero() {
-            return;
-        }
-        let key = (model.to_owned(), region.to_owned());
-        self.entries.entry(key).and_upsert_with(|known| {
-            let known = known.map(|known| known.into_value()).unwrap_or_default();
-            let live = known.iter().filter(|entry| entry.until > now);
-            let mut entries: Vec<Entry> = live.cloned().collect();
+        self.change(model, region, |known| {
+            let entries = &mut known.refused;
+            entries.retain(|entry| entry.until > now);
             for refused in refused {
                 let before = entries.iter().position(|entry| entry.refused == *refused);
                 let since = before.map_or(now, |at| entries.remove(at).since);
@@ -112,16 +137,51 @@ impl Learned {
             }
             let surplus = entries.len().saturating_sub(MOST_EACH);
             entries.drain(..surplus);
-            Arc::new(entries)
         });
+    }
+
+    /// Remembers flags that a call succeeded with.
+    pub fn note_accepted(&self, model: &str, region: &str, flags: &[String]) {
+        if flags.is_empty() {
+            return;
+        }
+        let known = self.known(model, region);
+        let full = known.accepted.len() >= MOST_EACH;
+        if !full && flags.iter().any(|flag| !known.accepted.contains(flag)) {
+            let flags = || flags.iter().take(MOST_EACH).cloned();
+            self.change(model, region, |known| known.accepted.extend(flags()));
+        }
+    }
+
+    /// Which of the flags that were `sent` Bedrock may have meant when it refused one: those that it `named`; else those
+    /// that it was not seen to take, first of all those that no table `lists`.
+    pub fn suspects(
+        &self,
+        model: &str,
+        region: &str,
+        sent: &[String],
+        named: &[String],
+        lists: impl Fn(&str) -> bool,
+    ) -> Vec<String> {
+        let accepted = &self.known(model, region).accepted;
+        let tiers: [&dyn Fn(&&String) -> bool; 4] = [
+            &|flag| named.contains(*flag),
+            &|flag| !accepted.contains(*flag) && !lists(flag),
+            &|flag| !accepted.contains(*flag),
+            &|_| true,
+        ];
+        let of = |meant: &&dyn Fn(&&String) -> bool| -> Vec<String> {
+            sent.iter().filter(|flag| meant(flag)).cloned().collect()
+        };
+        tiers.iter().map(of).find(|meant| !meant.is_empty()).unwrap_or_default()
     }
 
     /// Everything that counts at `now`: model, region and entry.
     pub fn all(&self, now: DateTime<Utc>) -> Vec<(String, String, Entry)> {
         let mut all = Vec::new();
-        for (key, entries) in &self.entries {
-            for entry in entries.iter().filter(|entry| entry.until > now) {
-                all.push((key.0.clone(), key.1.clone(), entry.clone()));
+        for ((model, region), known) in self.known.load().iter() {
+            for entry in known.refused.iter().filter(|entry| entry.until > now) {
+                all.push((model.clone(), region.clone(), entry.clone()));
             }
         }
         all.sort_by(|(model, region, a), (other, other_region, b)| {
@@ -130,9 +190,6 @@ impl Learned {
         all
     }
 }
-
-/// moka takes no time to live of zero as "never".
-const KEEP_LEAST: Duration = Duration::from_secs(1);
 
 /// Why Bedrock refused a request, as far as another request could do better.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -172,7 +229,7 @@ pub fn complaint(message: &str) -> Option<Complaint> {
 /// (`tools.0.custom.strict`), which the body does not have. It is one member, or those that it holds if an `essential`
 /// one could stand beside them. `None` if there is no such member, or if it is none that may be left out: what was said,
 /// what a tool is, and what is `essential` never are.
-pub fn locate(body: &[u8], place: &str, essential: &[FieldPath]) -> Option<Vec<FieldPath>> {
+pub fn locate(body: &[u8], place: &str, rules: &Rules) -> Option<Vec<FieldPath>> {
     let mut value = body;
     let mut steps: Vec<Step> = Vec::new();
     let mut reached = false;
@@ -194,11 +251,12 @@ pub fn locate(body: &[u8], place: &str, essential: &[FieldPath]) -> Option<Vec<F
         }
     }
     let path = FieldPath(steps);
-    if !reached || !may_be_removed(&path) || essential.contains(&path) {
+    let essential =
+        |path: &FieldPath| rules.essential.iter().any(|kept| path.0.starts_with(&kept.0));
+    if !reached || !may_be_removed(&path, &rules.paired) || essential(&path) {
         return None;
     }
-    let beside = |kept: &&FieldPath| kept.0.starts_with(&path.0);
-    if !essential.iter().any(|kept| beside(&kept)) {
+    if !rules.essential.iter().any(|kept| kept.0.starts_with(&path.0)) {
         return Some(vec![path]);
     }
     let inner = outline::members(value).map(|(_, name, _)| {
@@ -206,19 +264,20 @@ pub fn locate(body: &[u8], place: &str, essential: &[FieldPath]) -> Option<Vec<F
         FieldPath([&path.0[..], &[step]].concat())
     });
     let inner: Vec<FieldPath> = inner.collect();
-    (!inner.iter().any(|path| essential.contains(path))).then_some(inner)
+    (!inner.iter().any(essential)).then_some(inner)
 }
 
-fn may_be_removed(FieldPath(steps): &FieldPath) -> bool {
-    const ESSENTIAL: &[&str] =
+/// Inside of what was said and of tools, one refused item would speak for all others of other types; so there it is only
+/// what a table knows to go with a flag, and the details of a cache mark, never the mark.
+fn may_be_removed(path: &FieldPath, paired: &[FieldPath]) -> bool {
+    const WHOLE: &[&str] =
         &["messages", "system", "tools", "max_tokens", "anthropic_version", "anthropic_beta"];
-    const OF_A_TOOL: &[&str] = &["name", "type", "description", "input_schema"];
-    let names: Vec<&str> = steps.iter().map(|step| step.name.as_str()).collect();
+    let names: Vec<&str> = path.0.iter().map(|step| step.name.as_str()).collect();
     match names.as_slice() {
         [] => false,
-        [only] => !ESSENTIAL.contains(only),
-        ["messages" | "system", inner @ ..] => inner.contains(&"cache_control"),
-        ["tools", member, ..] => !OF_A_TOOL.contains(member),
+        [only] => !WHOLE.contains(only),
+        ["messages" | "system" | "tools", .., _] if paired.contains(path) => true,
+        ["messages" | "system" | "tools", marked @ .., _] => marked.contains(&"cache_control"),
         _ => true,
     }
 }
@@ -226,6 +285,7 @@ fn may_be_removed(FieldPath(steps): &FieldPath) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::settings::{Need, Settings};
 
     #[test]
     fn bedrock_s_complaints_are_understood() {
@@ -264,12 +324,17 @@ mod tests {
     #[test]
     fn a_place_is_found_past_the_names_that_bedrock_puts_in() {
         let body = br#"
-            {"model":"x","speed":"fast","tools":[{"name":"a"},{"name":"b","strict":true,
+            {"model":"x","speed":"fast","tools":[{"name":"a"},{"name":"b","strict":true,"defer_loading":true,
             "cache_control":{"type":"ephemeral","scope":"x"}}],
             "messages":[{"role":"user","content":[{"type":"text","text":"hi","cache_control":{"ttl":"1h"}}]}]}"#;
+        let environment = [("BEDROCK_JWT__SECRET".to_owned(), "s".repeat(48))].into_iter();
+        let settings = Settings::from_layers(None, environment, Need::Database).unwrap();
+        let rules = Rules::new(&settings.models, &settings.anthropic);
         for (place, found) in [
             ("speed", Some("speed")),
-            ("tools.1.custom.strict", Some("tools[].strict")),
+            ("tools.1.custom.strict", None),
+            ("tools.1.custom.cache_control", None),
+            ("tools.1.custom.defer_loading", Some("tools[].defer_loading")),
             ("tools.1.custom.cache_control.scope", Some("tools[].cache_control.scope")),
             (
                 "messages.0.content.0.text.cache_control.ttl",
@@ -278,7 +343,7 @@ mod tests {
             ("messages.0.content.0.text.text", None),
             ("messages", None),
             ("max_tokens", None),
-            ("messages.0.content.0.text.cache_control", Some("messages[].content[].cache_control")),
+            ("messages.0.content.0.text.cache_control", None),
             ("messages.0.content.0.text.cache_control.ttl.x", None),
             ("messages.0.role", None),
             ("messages.0.content", None),
@@ -286,9 +351,11 @@ mod tests {
             ("tools", None),
             ("tools.1", None),
             ("tools.0.strict", None),
-            ("tools.custom.1.strict", Some("tools[].strict")),
+            ("tools.custom.1.strict", None),
+            ("thinking.display", None),
+            ("tool_choice.none.disable_parallel_tool_use", None),
             ("tools.1.custom.name", None),
-            ("tools.1.cache_control", Some("tools[].cache_control")),
+            ("tools.1.cache_control", None),
             ("speed.x", None),
             ("x.speed", Some("speed")),
             ("anthropic_version", None),
@@ -298,9 +365,29 @@ mod tests {
             ("nothing", None),
             ("", None),
         ] {
-            let path = locate(body, place, &[]).map(|paths| paths[0].to_string());
+            let path = locate(body, place, &rules).map(|paths| paths[0].to_string());
             assert_eq!(path.as_deref(), found, "{place}");
         }
+    }
+
+    #[test]
+    fn a_flag_that_was_taken_before_is_not_suspected() {
+        let learned = Learned::new(Duration::from_secs(3600));
+        let flags = |list: &str| list.split(' ').map(str::to_owned).collect::<Vec<String>>();
+        let suspects = |named: &str| {
+            let named = if named.is_empty() { Vec::new() } else { flags(named) };
+            let lists = |flag: &str| flag.starts_with("listed");
+            learned.suspects("m", "r", &flags("listed-1 listed-2 new-1 new-2"), &named, lists)
+        };
+
+        assert_eq!(suspects("listed-2 other"), flags("listed-2"));
+        assert_eq!(suspects(""), flags("new-1 new-2"));
+        learned.note_accepted("m", "r", &flags("new-1 listed-1"));
+        assert_eq!(suspects(""), flags("new-2"));
+        learned.note_accepted("m", "r", &flags("new-2"));
+        assert_eq!(suspects(""), flags("listed-2"));
+        learned.note_accepted("m", "r", &flags("listed-2"));
+        assert_eq!(suspects(""), flags("listed-1 listed-2 new-1 new-2"), "one of them it was");
     }
 
     #[test]

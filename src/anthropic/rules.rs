@@ -48,6 +48,8 @@ pub(super) enum Mark {
     /// A member that needs the flag of this row.
     Paired {
         row: usize,
+        /// The answer would be another one without it.
+        essential: bool,
     },
 }
 
@@ -90,7 +92,9 @@ pub struct Rules {
     /// Models that do not know the API version 2026-10-21.
     pub(super) old_version: Arc<Vec<Glob>>,
     /// Members that are never left out for having been refused.
-    pub essential: Arc<Vec<FieldPath>>,
+    pub(super) essential: Arc<Vec<FieldPath>>,
+    /// Members that need a flag.
+    pub(super) paired: Arc<Vec<FieldPath>>,
     pub(super) strip_attribution: bool,
 }
 
@@ -117,9 +121,19 @@ impl Rules {
                 add(path, Mark::Field { path: path.to_string(), rule: rule.clone() });
             }
         }
+        // What the operator wants kept is not left out for having been refused either.
+        let keeps = |rule: &Option<FieldRule>| {
+            rule.as_ref().is_some_and(|rule| rule.action == Action::Keep)
+        };
+        let kept = models.fields.iter().filter(|(_, rule)| keeps(rule)).map(|(path, _)| path);
+        let essential: Vec<FieldPath> = models.essential.iter().chain(kept).cloned().collect();
+        let mut paired = Vec::new();
         for (row, beta) in betas.iter().enumerate() {
             for path in &beta.rule.fields {
-                add(path, Mark::Paired { row });
+                let is_tool = path.0.last().is_some_and(|step| step.items.is_some());
+                let is_essential = is_tool && path.0.len() == 1 || essential.contains(path);
+                add(path, Mark::Paired { row, essential: is_essential });
+                paired.push(path.clone());
             }
         }
         Self {
@@ -127,7 +141,8 @@ impl Rules {
             marks: Arc::new(marks),
             betas: Arc::new(betas),
             old_version: Arc::new(models.old_version.clone()),
-            essential: Arc::new(models.essential.clone()),
+            essential: Arc::new(essential),
+            paired: Arc::new(paired),
             strip_attribution: anthropic.strip_attribution_block,
         }
     }

@@ -42,7 +42,7 @@ use crate::{
         model_id::{ModelId, ModelIdError},
     },
     settings::rules::FieldPath,
-    state::{Admission, Worker},
+    state::{Admission, Messages, Worker},
     usage::{Outcome, call::OpenCall},
 };
 
@@ -68,11 +68,12 @@ pub async fn messages(
     payload: Payload,
     worker: Data<Worker>,
 ) -> Result<HttpResponse, ApiError> {
-    let (passage, admission, ticket) =
-        prepare(&identity, &request, payload, worker.into_inner(), false).await?;
+    // Boxed, or a stream that waits for its first event would hold the room for all of them.
+    let prepared = Box::pin(prepare(&identity, &request, payload, worker.into_inner(), false));
+    let (passage, admission, ticket) = prepared.await?;
     match ticket {
         Some(ticket) => stream(passage, admission, ticket).await,
-        None => whole(passage, admission).await,
+        None => Box::pin(whole(passage, admission)).await,
     }
 }
 
@@ -139,7 +140,7 @@ async fn prepare(
     let target = Target { base: &resolved.base, long_context: resolved.long_context };
     let edited = incoming.edit(&messages.rules, &said_in_headers(request), target, &learned)?;
     drop(incoming);
-    note_edits(request, &edited, &worker);
+    surface::note_edits(request, edits(&edited, &worker));
     let headers = upstream_headers(request)?;
     let call = Call { operation, model, headers, body: upstream_body(operation, &edited) };
     if !admission.holds(call.body.len()) {
@@ -216,8 +217,8 @@ fn upstream_body(operation: Operation, edited: &Edited) -> Bytes {
     format!("{{\"input\":{{\"invokeModel\":{{\"body\":\"{body}\"}}}}}}").into()
 }
 
-/// What was changed goes into the metric and the access line.
-fn note_edits(request: &HttpRequest, edited: &Edited, worker: &Worker) {
+/// What was changed, counted, as one line for the log.
+fn edits(edited: &Edited, worker: &Worker) -> String {
     let mut line = String::new();
     for note in &edited.notes {
         worker.shared.metrics.request_edits.with_label_values(&[note.change.as_str()]).inc();
@@ -226,7 +227,7 @@ fn note_edits(request: &HttpRequest, edited: &Edited, worker: &Worker) {
         }
         line.push_str(&format!("{} {}", note.change.as_str(), note.what));
     }
-    surface::note_edits(request, line);
+    line
 }
 
 impl Passage {
@@ -242,6 +243,8 @@ impl Passage {
             };
             self.metered.answered(reply.status.as_u16(), reply.header("x-amzn-requestid"));
             if call::is_right_kind(&reply, self.call.operation) {
+                let (model, region) = (&self.resolved.base, &self.endpoint.region);
+                self.worker.messages.learned.note_accepted(model, region, &self.edited.betas);
                 self.learn(&tried.unwrap_or_default());
                 return Ok((self, reply));
             }
@@ -260,13 +263,30 @@ impl Passage {
             {
                 tracing::info!(
                     model = self.resolved.base,
-                    message,
+                    complaint = message,
+                    edited = edits(&self.edited, &self.worker),
                     "asking Bedrock once more, without"
                 );
                 tried = Some(refused);
                 continue;
             }
+            if let Some(tried) = &tried
+                && let Fault::Modelled { message, .. } = &fault
+                && self.is_another(message, tried)
+            {
+                self.learn(tried); // Bedrock got past it
+            }
             return Err(self.refused(fault, &reply));
+        }
+    }
+
+    /// Whether a second complaint is about something else than the first, which `tried` answers.
+    fn is_another(&self, message: &str, tried: &[Refused]) -> bool {
+        match learned::complaint(message) {
+            Some(Complaint::Beta(_)) => !tried.iter().any(|one| matches!(one, Refused::Beta(_))),
+            Some(Complaint::Fields(_)) => true,
+            Some(Complaint::Version) => !tried.contains(&Refused::Version),
+            None => false,
         }
     }
 
@@ -290,8 +310,7 @@ impl Passage {
         }
     }
 
-    /// What of the request Bedrock's complaint is about. It does not always name the flag: then those are meant that
-    /// no table vouches for, or else all.
+    /// What of the request Bedrock's complaint is about.
     fn diagnose(&self, message: &str) -> Option<Vec<Refused>> {
         let sent = &self.edited.betas;
         let refused: Vec<Refused> = match learned::complaint(message)? {
@@ -300,24 +319,19 @@ impl Passage {
             }
             Complaint::Fields(places) => {
                 let (body, new_version) = (&self.edited.body, self.edited.new_version);
-                let essential = &self.worker.messages.rules.essential;
-                let meant = places.iter().map(|place| learned::locate(body, place, essential));
+                let rules = &self.worker.messages.rules;
+                let meant = places.iter().map(|place| learned::locate(body, place, rules));
                 // All, or it would be refused again.
                 let meant: Vec<Vec<FieldPath>> = meant.collect::<Option<_>>()?;
                 let refused = |path| Refused::Field { path, new_version };
                 meant.into_iter().flatten().map(refused).collect()
             }
             Complaint::Beta(named) => {
-                let is_named = |flag: &&String| named.contains(flag);
-                let is_unlisted = |flag: &&String| !self.worker.messages.rules.lists(flag);
-                let mut meant: Vec<&String> = sent.iter().filter(is_named).collect();
-                if meant.is_empty() {
-                    meant = sent.iter().filter(is_unlisted).collect();
-                }
-                if meant.is_empty() {
-                    meant = sent.iter().collect();
-                }
-                meant.into_iter().cloned().map(Refused::Beta).collect()
+                let Messages { learned, rules, .. } = &*self.worker.messages;
+                let (model, region) = (&self.resolved.base, &self.endpoint.region);
+                let suspects =
+                    learned.suspects(model, region, sent, &named, |flag| rules.lists(flag));
+                suspects.into_iter().map(Refused::Beta).collect()
             }
         };
         (!refused.is_empty()).then_some(refused)
@@ -335,15 +349,16 @@ impl Passage {
         Ok(changed)
     }
 
+    /// Bedrock took the call once `refused` was left out.
     fn learn(&self, refused: &[Refused]) {
-        let region = &self.endpoint.region;
+        let (learned, region) = (&self.worker.messages.learned, &self.endpoint.region);
         for refused in refused {
             self.worker.shared.metrics.learned.with_label_values(&[refused.kind()]).inc();
             let (kind, name) = (refused.kind(), refused.to_string());
             tracing::warn!(model = self.resolved.base, region, kind, name, "learned: refused");
         }
         if !refused.is_empty() {
-            self.worker.messages.learned.note(&self.resolved.base, region, refused, Utc::now());
+            learned.note(&self.resolved.base, region, refused, Utc::now());
         }
     }
 

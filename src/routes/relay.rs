@@ -152,12 +152,14 @@ pub struct Opened<W> {
     journal: Rc<Journal>,
     /// What was read already.
     first: Option<Step>,
+    /// Upstream has ended, and must not be asked again.
+    ended: bool,
 }
 
 impl<W: Wire> Opened<W> {
     pub fn new(upstream: ClientResponse, wire: W, call: OpenCall) -> Self {
         let journal = call.journal();
-        Self { upstream, wire, call: Some(call), journal, first: None }
+        Self { upstream, wire, call: Some(call), journal, first: None, ended: false }
     }
 
     /// Reads until there is something for the client, or `cut` resolves.
@@ -180,7 +182,10 @@ impl<W: Wire> Opened<W> {
                 Err(_elapsed) => return Err((End::silent(), self.call)),
                 Ok(Some(Err(_broken))) => return Err((End::cut(), self.call)),
                 Ok(Some(Ok(piece))) => self.push(piece),
-                Ok(None) => self.wire.finish(&mut self.call),
+                Ok(None) => {
+                    self.ended = true;
+                    self.wire.finish(&mut self.call)
+                }
             };
             match step {
                 Step { bytes, over: Some(Over::Badly(end)) } if bytes.is_empty() => {
@@ -303,7 +308,12 @@ impl<W: Wire> Relay<W> {
         }
         let Some(source) = &mut self.source else { return Poll::Ready(None) };
         if let Some(step) = source.first.take() {
-            return Poll::Ready(self.take(step));
+            let ended = source.ended;
+            let step = self.take(step);
+            if ended {
+                self.source = None;
+            }
+            return Poll::Ready(step);
         }
         match source.upstream.poll_next_unpin(context) {
             // A client that does not read does not get here, so the clock measures upstream alone.

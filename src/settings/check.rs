@@ -6,6 +6,7 @@ use secrecy::{ExposeSecret, SecretString};
 use super::{
     Alias, Aws, Database, InferenceProfile, Jwt, Metrics, Models, Need, Prefixes, Problem, Secrets,
     Server, Settings, is_loopback,
+    rules::{Action, BetaRule, FieldRule, Send},
 };
 use crate::{
     anthropic::models::{PREFIXES, shipped_id},
@@ -61,6 +62,7 @@ pub(super) fn check(settings: &Settings, need: Need) -> Vec<Problem> {
     check.that(ping, "anthropic.ping_interval_seconds", "must be 1 to 3600");
     let learn = settings.models.learn_for_seconds <= 604_800;
     check.that(learn, "models.learn_for_seconds", "must be 0 to 604800 (a week)");
+    rules(&mut check, &settings.models);
     let usage = &settings.usage;
     let journal = usage.journal_max_bytes >= 16 << 20;
     check.that(journal, "usage.journal_max_bytes", "must be at least 16777216 (16 MiB)");
@@ -113,6 +115,34 @@ pub(super) fn check(settings: &Settings, need: Need) -> Vec<Problem> {
         check.that(value <= 86_400, key, "must be at most 86400 (a day)");
     }
     check.0
+}
+
+/// Rows of the tables that could do nothing but harm.
+fn rules(check: &mut Check, models: &Models) {
+    const OURS: &[&str] =
+        &["anthropic_beta", "anthropic_version", "max_tokens", "messages", "model", "stream"];
+    for (path, rule) in &models.fields {
+        let (path, key) = (path.to_string(), format!("models.fields.{path}"));
+        let ours = !OURS.contains(&path.as_str());
+        check.that(ours, &key, "is a member that every request needs, or that is set here");
+        let empty =
+            matches!(rule, Some(FieldRule { action: Action::Lift(names), .. }) if names.is_empty());
+        check.that(!empty, &key, "lifts nothing; name the members");
+    }
+    for (flag, rule) in &models.betas {
+        let key = format!("models.betas.{}", flag.as_str());
+        let plain = |text: &str| {
+            !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic() && b != b',')
+        };
+        check.that(plain(flag.as_str()), &key, "is not a flag");
+        let Some(BetaRule { send: Send::As(name), .. }) = rule else { continue };
+        let renamed = |name: &str| {
+            let row = models.betas.iter().find(|(flag, _)| flag.as_str() == name);
+            matches!(row, Some((_, Some(BetaRule { send: Send::As(_), .. }))))
+        };
+        check.that(plain(name), &key, format!("sends `{name}`, which is not a flag"));
+        check.that(!renamed(name), &key, format!("sends `{name}`, which has another name itself"));
+    }
 }
 
 /// What is wrong with the files and names outside that the settings point to; they can change between two looks.

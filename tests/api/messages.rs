@@ -464,6 +464,41 @@ async fn what_would_change_the_answer_is_never_left_out_for_having_been_refused(
 }
 
 #[actix_web::test]
+async fn a_refused_flag_takes_no_tool_and_nothing_essential_along() {
+    let app = spawn_app().await;
+    let key = app.create_key(PERSON).await;
+    let mut guarded = messages("hi");
+    (guarded["model"], guarded["safeguards"]) = (json!("claude-sonnet-5"), json!({"x": 1}));
+    let mut tool = messages("hi");
+    tool["tools"] = json!([{"type": "computer_20251124", "name": "computer"},
+                           {"name": "a", "input_schema": {"type": "object"}}]);
+    let with =
+        |body: &Value, flag: &str| post(&app, &key, body).header("anthropic-beta", flag).send();
+
+    assert_eq!(post(&app, &key, &guarded).send().await.status, 200);
+    assert_eq!(with(&guarded, "new-1-2027-01-01").await.status, 200, "the other flag was it");
+    assert!(sent(&app).contains("safeguards") && sent(&app).contains("dangerous-tool-use"));
+    for _ in 0..2 {
+        let (status, _, message) = told(&with(&tool, "computer-use-2025-11-24").await);
+        assert_eq!((status, message.as_str()), (400, "invalid beta flag"));
+        assert!(sent(&app).contains("computer_20251124"), "{}", sent(&app));
+    }
+}
+
+#[actix_web::test]
+async fn of_two_refusals_the_first_is_learned_so_that_the_next_call_gets_further() {
+    let app = spawn_app().await;
+    let key = app.create_key(PERSON).await;
+    let mut body = messages("hi");
+    body["new_thing"] = json!({"a": 1});
+    let ask = || post(&app, &key, &body).header("anthropic-beta", "new-1-2027-01-01").send();
+
+    assert_eq!(told(&ask().await).0, 400);
+    assert_eq!(ask().await.status, 200);
+    assert!(!sent(&app).contains("new_thing") && !sent(&app).contains("new-1"));
+}
+
+#[actix_web::test]
 async fn what_one_version_of_the_api_refuses_the_other_may_take() {
     let app = TestServerBuilder::new()
         .set("MODELS__ESSENTIAL", "thinking") // else the temperature would not be left out at all

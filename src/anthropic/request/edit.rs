@@ -38,6 +38,8 @@ pub(super) struct Edit<'a> {
     cuts: Vec<Range<usize>>,
     /// A part of `system` that goes.
     attribution: Option<Range<usize>>,
+    /// Flags that an essential member needs.
+    indispensable: Vec<&'a str>,
     betas: Vec<String>,
     notes: Vec<Note>,
 }
@@ -60,6 +62,7 @@ impl<'a> Edit<'a> {
             emptied: vec![0; outline.containers.len()],
             cuts: Vec::new(),
             attribution: None,
+            indispensable: Vec::new(),
             betas: Vec::new(),
             notes: incoming.notes.clone(),
         }
@@ -221,6 +224,7 @@ impl<'a> Edit<'a> {
     /// Decides which flags are sent. None goes without a member that needs it, and no such member without its flag.
     fn follow_betas(&mut self, asked: Vec<String>) {
         let (rules, base) = (self.rules, self.target.base);
+        self.indispensable = self.flags_of_essential_members();
         let asked = self.allowed(asked);
         let may_stay = |row: &BetaRow| {
             !row.is_added_for(base)
@@ -287,7 +291,7 @@ impl<'a> Edit<'a> {
     /// The members that need a flag, and the numbers of its rows.
     fn paired(&self) -> Vec<(&'a Hit, usize)> {
         let row = |hit: &'a Hit| match self.rules.marks.get(hit.mark) {
-            Some(Mark::Paired { row }) => Some((hit, *row)),
+            Some(Mark::Paired { row, .. }) => Some((hit, *row)),
             _ => None,
         };
         self.outline.hits.iter().filter_map(row).collect()
@@ -297,8 +301,21 @@ impl<'a> Edit<'a> {
         row.rule.send == Send::Forward && row.is_for(self.target.base) && !self.is_refused(flag)
     }
 
+    /// Whether a flag is left out for what was learned. Not if an essential member would go with it: then Bedrock's
+    /// refusal is the answer.
     fn is_refused(&self, flag: &str) -> bool {
         self.learned.iter().any(|refused| matches!(refused, Refused::Beta(name) if name == flag))
+            && !self.indispensable.contains(&flag)
+    }
+
+    fn flags_of_essential_members(&self) -> Vec<&'a str> {
+        let flag = |hit: &Hit| match self.rules.marks.get(hit.mark) {
+            Some(Mark::Paired { row, essential: true }) if !self.is_gone(hit) => {
+                self.rules.betas.get(*row).and_then(BetaRow::sends)
+            }
+            _ => None,
+        };
+        self.outline.hits.iter().filter_map(flag).collect()
     }
 
     /// The body with `first` in front of its members, and without what was cut.

@@ -540,6 +540,11 @@ fn a_rule_that_cannot_be_read_is_named() {
         ("{betas: {x-1: {fields: ['a[']}}}", "models.betas.x-1", "send, models, fields"),
         ("{fields: {x: forbid}}", "models.fields.x", "refuse"),
         ("{fields: {'x[': drop}}", "models.fields.x[", "is not the place of a member"),
+        ("{fields: {messages: drop}}", "models.fields.messages", "every request needs"),
+        ("{fields: {x: {lift: []}}}", "models.fields.x", "lifts nothing"),
+        ("{betas: {'a b': drop}}", "models.betas.a b", "is not a flag"),
+        ("{betas: {a-1: {send: ''}}}", "models.betas.a-1", "is not a flag"),
+        ("{betas: {a-1: {send: b-1}, b-1: {send: a-1}}}", "models.betas.a-1", "another name"),
         ("{old_version: 3}", "models.old_version", "sequence"),
         ("{learn_for_seconds: -1}", "models.learn_for_seconds", "u64"),
     ] {

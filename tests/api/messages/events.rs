@@ -296,6 +296,18 @@ async fn a_stop_ends_streams_with_an_error_event_and_a_row_wherever_they_are() {
 }
 
 #[actix_web::test]
+async fn a_stream_that_is_nothing_but_its_end_is_that() {
+    let app = spawn_app().await;
+    let key = app.create_key(PERSON).await;
+
+    let scenario = format!("echo wrap=0 hex={}", hex(r#"{"type":"message_stop"}"#));
+    let reply = request(&app, &key, &scenario).send().await;
+
+    assert!(reply.complete && is_ended(&reply), "{reply:?}");
+    assert_eq!(app.row(&key).await["outcome"], "success");
+}
+
+#[actix_web::test]
 async fn a_frame_that_would_hold_too_much_memory_ends_its_stream() {
     let app = TestServerBuilder::new()
         .set("SERVER__LIMITS__IN_FLIGHT_BYTES", 4 << 20)

@@ -95,7 +95,7 @@ const PAIRS: &[(&str, &str)] = &[
 ];
 
 #[test]
-fn a_member_gets_its_flag_and_goes_where_the_flag_is_refused() {
+fn a_member_gets_its_flag_and_goes_where_the_flag_is_refused_unless_it_is_essential() {
     for (member, flag) in PAIRS {
         let mut request = to(OPUS_4_5, &[]);
         assert_eq!(request.keeps(member), (vec![(*flag).to_owned()], (*member).to_owned()));
@@ -104,7 +104,12 @@ fn a_member_gets_its_flag_and_goes_where_the_flag_is_refused() {
         assert_eq!(request.keeps(member), (vec![(*flag).to_owned()], (*member).to_owned()));
 
         request.learned = refuses(flag);
-        assert_eq!(request.keeps(member), (vec![], String::new()), "{flag}");
+        let essential = [r#""type":"computer"#, r#""type":"tool_search"#, "safeguards"];
+        let kept = match essential.iter().any(|part| member.contains(part)) {
+            true => (vec![(*flag).to_owned()], (*member).to_owned()),
+            false => (vec![], String::new()),
+        };
+        assert_eq!(request.keeps(member), kept, "{flag}");
         assert_eq!(request.keeps(""), (vec![], String::new()), "{flag}");
     }
 }
@@ -113,7 +118,7 @@ fn a_member_gets_its_flag_and_goes_where_the_flag_is_refused() {
 fn only_the_member_goes_whose_flag_is_refused() {
     let mut request = to(SONNET_4_5, &["advanced-tool-use-2025-11-20", "tool-examples-2025-10-29"]);
     request.learned = refuses("tool-search-tool-2025-10-19");
-    let tools = r#""tools":[{"name":"a","defer_loading":true,"input_examples":[]},{"type":"tool_search_tool_bm25_20251119"}]"#;
+    let tools = r#""tools":[{"name":"a","defer_loading":true,"input_examples":[]}]"#;
 
     let kept = request.keeps(tools);
 
@@ -196,11 +201,12 @@ fn the_long_context_is_asked_for_where_it_needs_a_flag() {
         ("anthropic.claude-sonnet-4-6", &[], vec![], &[FLAG]),
         ("anthropic.claude-opus-4-6-v1", &[], vec![], &[FLAG]),
         (OPUS_4_8, &[], vec![], &[]),
-        (OPUS_4_8, &[FLAG], vec![], &[FLAG]),
+        (OPUS_4_8, &[FLAG], vec![], &[]),
     ] {
         let mut request = Asked { long_context: true, learned, ..to(base, asked) };
         assert_eq!(request.keeps("").0, sent, "{base}");
         (request.long_context, request.learned) = (false, vec![]);
-        assert_eq!(request.keeps("").0, asked);
+        let kept = if base == OPUS_4_8 { &[] } else { asked };
+        assert_eq!(request.keeps("").0, kept);
     }
 }
