@@ -28,9 +28,10 @@ use super::{
 use crate::{
     actors::streams::StreamTicket,
     anthropic::{
+        complaint::{self, Complaint},
         error::of_exception,
         event,
-        learned::{self, Complaint, Refused},
+        learned::Refused,
         models::Resolved,
         request::{Edited, Headers, Incoming, Target, Wrong},
     },
@@ -282,7 +283,7 @@ impl Passage {
 
     /// Whether a second complaint is about something else than the first, which `tried` answers.
     fn is_another(&self, message: &str, tried: &[Refused]) -> bool {
-        match learned::complaint(message) {
+        match complaint::read(message) {
             Some(Complaint::Beta(_)) => !tried.iter().any(|one| matches!(one, Refused::Beta(_))),
             Some(Complaint::Fields(_)) => true,
             Some(Complaint::Version) => !tried.contains(&Refused::Version),
@@ -313,14 +314,14 @@ impl Passage {
     /// What of the request Bedrock's complaint is about.
     fn diagnose(&self, message: &str) -> Option<Vec<Refused>> {
         let sent = &self.edited.betas;
-        let refused: Vec<Refused> = match learned::complaint(message)? {
+        let refused: Vec<Refused> = match complaint::read(message)? {
             Complaint::Version => {
                 self.edited.new_version.then_some(Refused::Version).into_iter().collect()
             }
             Complaint::Fields(places) => {
                 let (body, new_version) = (&self.edited.body, self.edited.new_version);
                 let rules = &self.worker.messages.rules;
-                let meant = places.iter().map(|place| learned::locate(body, place, rules));
+                let meant = places.iter().map(|place| complaint::locate(body, place, rules));
                 // All, or it would be refused again.
                 let meant: Vec<Vec<FieldPath>> = meant.collect::<Option<_>>()?;
                 let refused = |path| Refused::Field { path, new_version };
