@@ -1,7 +1,7 @@
 # The dependencies are a layer of their own: they are built again only when the lock file changes.
 FROM rust:1.95-bookworm AS build
 WORKDIR /src
-COPY Cargo.toml Cargo.lock rust-toolchain.toml ./
+COPY Cargo.toml Cargo.lock rust-toolchain.toml askama.toml ./
 RUN mkdir benches src && echo 'fn main() {}' > src/main.rs && touch benches/messages.rs src/lib.rs \
     && cargo build --release --locked && rm -rf benches src
 COPY benches benches

@@ -19,6 +19,7 @@
 //! | `claude`, `converse`, `families` | the same as bodies and events of each family |
 //! | `event`, `frame`, `playback`, `body`, `wire` | how it reaches the socket, and how it fails to |
 //! | `ledger` | what arrived and what was reported |
+//! | [`identity`] | a server of its own: whom people sign in with |
 
 mod attempts;
 mod bedrock;
@@ -31,6 +32,7 @@ mod count;
 mod event;
 mod families;
 mod frame;
+pub mod identity;
 mod ledger;
 mod members;
 mod model;
