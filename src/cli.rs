@@ -1,5 +1,6 @@
 //! The command line: one type here, one command a file below.
 
+pub mod client;
 pub mod demo;
 pub mod health;
 pub mod init;
