@@ -5,6 +5,7 @@ pub mod demo;
 pub mod health;
 pub mod init;
 pub mod key;
+pub mod login;
 pub mod migrate;
 pub mod serve;
 pub mod settings;
@@ -63,6 +64,10 @@ pub enum Command {
     /// Ask the running service whether it is ready; the exit code tells.
     #[command(after_help = "Example: bedrock_proxy health || echo not ready")]
     Health(health::Args),
+    /// Sign in to a service, as the person at this machine; needs no settings.
+    #[command(after_help = "Example: bedrock_proxy login https://proxy.example.com\n\
+                            On a machine without a browser: bedrock_proxy login https://proxy.example.com --device")]
+    Login(login::Args),
 }
 
 /// A crash must not write prompts and secrets to disk (SEC-82).

@@ -38,6 +38,7 @@ async fn run(cli: Cli) -> anyhow::Result<std::process::ExitCode> {
         Command::Health(args) => {
             return cli::health::run(args, &load(Need::Database)?.server).await;
         }
+        Command::Login(args) => cli::login::run(args).await?,
     }
     Ok(std::process::ExitCode::SUCCESS)
 }
