@@ -9,6 +9,7 @@ pub mod login;
 pub mod migrate;
 pub mod serve;
 pub mod settings;
+pub mod token;
 pub mod user;
 
 use std::path::PathBuf;
@@ -68,6 +69,11 @@ pub enum Command {
     #[command(after_help = "Example: bedrock_proxy login https://proxy.example.com\n\
                             On a machine without a browser: bedrock_proxy login https://proxy.example.com --device")]
     Login(login::Args),
+    /// Print an access token of the sign-in, a fresh one where needed.
+    #[command(
+        after_help = "Example, in ~/.claude/settings.json: \"apiKeyHelper\": \"bedrock_proxy token\""
+    )]
+    Token(token::Args),
 }
 
 /// A crash must not write prompts and secrets to disk (SEC-82).

@@ -39,6 +39,7 @@ async fn run(cli: Cli) -> anyhow::Result<std::process::ExitCode> {
             return cli::health::run(args, &load(Need::Database)?.server).await;
         }
         Command::Login(args) => cli::login::run(args).await?,
+        Command::Token(args) => cli::token::run(args).await?,
     }
     Ok(std::process::ExitCode::SUCCESS)
 }
