@@ -6,6 +6,7 @@ pub mod health;
 pub mod init;
 pub mod key;
 pub mod login;
+pub mod logout;
 pub mod migrate;
 pub mod serve;
 pub mod settings;
@@ -74,6 +75,9 @@ pub enum Command {
         after_help = "Example, in ~/.claude/settings.json: \"apiKeyHelper\": \"bedrock_proxy token\""
     )]
     Token(token::Args),
+    /// End the sign-in, here and on the service.
+    #[command(after_help = "Example: bedrock_proxy logout")]
+    Logout(logout::Args),
 }
 
 /// A crash must not write prompts and secrets to disk (SEC-82).

@@ -40,6 +40,7 @@ async fn run(cli: Cli) -> anyhow::Result<std::process::ExitCode> {
         }
         Command::Login(args) => cli::login::run(args).await?,
         Command::Token(args) => cli::token::run(args).await?,
+        Command::Logout(args) => cli::logout::run(args).await?,
     }
     Ok(std::process::ExitCode::SUCCESS)
 }
