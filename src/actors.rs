@@ -3,6 +3,7 @@
 
 pub mod auth;
 pub mod credentials;
+pub mod providers;
 pub mod streams;
 pub mod usage;
 
@@ -19,9 +20,10 @@ use actix::{Actor, Addr, Arbiter, ArbiterHandle, Context, Handler, Message};
 use arc_swap::ArcSwap;
 
 use crate::{
-    auth::{AdminRule, keys::Keys},
+    auth::{keys::Keys, providers::Provider, sign_in::Rules},
     bedrock::credentials::{Current, Source},
     db::Pool,
+    limits::Notes,
     settings::Settings,
     telemetry::Metrics,
     usage::journal::Directory,
@@ -29,6 +31,7 @@ use crate::{
 
 use auth::{AuthActor, Known};
 use credentials::CredentialsActor;
+use providers::{ProvidersActor, Reachable};
 use streams::StreamSupervisor;
 use usage::UsageRecorder;
 
@@ -66,7 +69,7 @@ macro_rules! answers_pings {
         }
     )*};
 }
-answers_pings!(AuthActor, CredentialsActor, UsageRecorder, StreamSupervisor);
+answers_pings!(AuthActor, CredentialsActor, ProvidersActor, UsageRecorder, StreamSupervisor);
 
 /// Where an actor can be reached, also after it had to be started again.
 pub struct Place<A: Actor> {
@@ -114,6 +117,8 @@ pub struct Actors {
     pub known: Arc<Known>,
     pub credentials: Place<CredentialsActor>,
     pub authorization: Current,
+    pub providers: Place<ProvidersActor>,
+    pub reachable: Reachable,
     pub streams: Place<StreamSupervisor>,
     pub usage: Place<UsageRecorder>,
     unstable: Arc<AtomicBool>,
@@ -133,31 +138,58 @@ impl Threads {
 }
 
 impl Actors {
-    /// Starts them: authentication and credentials on one thread, usage and streams on another, so that a slow write
-    /// never delays a sign-in.
+    /// Starts them: authentication, credentials and identity providers on one thread, usage and streams on another, so
+    /// that a slow write never delays a sign-in. `tls` verifies identity providers.
     pub fn start(
         settings: &Settings,
         pool: &Pool,
-        keys: Keys,
+        keys: &Arc<Keys>,
         journal: Option<Arc<Directory>>,
+        tls: &Arc<rustls::ClientConfig>,
+        notes: &Arc<Notes>,
         metrics: &Metrics,
     ) -> (Self, Threads) {
         let threads = Threads { auth: Arbiter::new(), background: Arbiter::new() };
         let known = Arc::new(Known::new(&settings.cache, &settings.auth));
         let authorization = Current::default();
 
+        let streams = {
+            let (pool, gauge) = (pool.clone(), metrics.live_streams.clone());
+            Place::start(threads.background.handle(), move || {
+                StreamSupervisor::new(pool.clone(), gauge.clone())
+            })
+        };
         let auth = {
-            let (pool, keys, admins) =
-                (pool.clone(), Arc::new(keys), AdminRule::new(&settings.admin));
-            let (known, cache, metrics) = (known.clone(), settings.cache.clone(), metrics.clone());
+            let (pool, keys, known) = (pool.clone(), keys.clone(), known.clone());
+            let (streams, notes, metrics) = (streams.clone(), notes.clone(), metrics.clone());
+            let (cache, audit) = (settings.cache.clone(), settings.audit.clone());
             Place::start(threads.auth.handle(), move || {
                 AuthActor::new(
                     pool.clone(),
                     keys.clone(),
-                    admins.clone(),
                     known.clone(),
+                    streams.clone(),
                     &cache,
+                    &audit,
+                    notes.clone(),
                     metrics.clone(),
+                )
+            })
+        };
+        let reachable = Reachable::default();
+        let providers = {
+            let (pool, keys, tls) = (pool.clone(), keys.clone(), tls.clone());
+            let (recheck, reachable) = (Rules::new(settings).recheck(), reachable.clone());
+            let written = settings.oauth.clone();
+            Place::start(threads.auth.handle(), move || {
+                let enabled = written.enabled().map(|(name, given)| Provider::new(name, given));
+                ProvidersActor::new(
+                    enabled.collect(),
+                    tls.clone(),
+                    pool.clone(),
+                    keys.clone(),
+                    recheck,
+                    reachable.clone(),
                 )
             })
         };
@@ -173,11 +205,19 @@ impl Actors {
                 UsageRecorder::new(pool.clone(), journal.clone(), &settings, metrics.clone())
             })
         };
-        let gauge = metrics.live_streams.clone();
-        let streams =
-            Place::start(threads.background.handle(), move || StreamSupervisor::new(gauge.clone()));
         let unstable = Arc::default();
-        (Self { auth, known, credentials, authorization, streams, usage, unstable }, threads)
+        let actors = Self {
+            auth,
+            known,
+            credentials,
+            authorization,
+            providers,
+            reachable,
+            streams,
+            usage,
+            unstable,
+        };
+        (actors, threads)
     }
 
     /// Starts crashed actors again, for ever (REL-29).
@@ -188,6 +228,7 @@ impl Actors {
             let revived = [
                 ("auth", self.auth.revive()),
                 ("credentials", self.credentials.revive()),
+                ("providers", self.providers.revive()),
                 ("usage", self.usage.revive()),
                 ("streams", self.streams.revive()),
             ];

@@ -1,12 +1,20 @@
 //! Who is calling: credentials as they arrive, the identities behind them, and why one is refused.
 
 pub mod api_key;
+pub mod email;
 pub mod jwt;
 pub mod keys;
+pub mod oauth;
+pub mod providers;
+pub mod random;
+pub mod redirect;
+pub mod seal;
+pub mod sign_in;
 
 use std::sync::Arc;
 
 use aws_lc_rs::digest::{SHA256, digest};
+use chrono::TimeDelta;
 
 use crate::{
     db::{
@@ -19,16 +27,51 @@ use crate::{
 use api_key::ApiKeyText;
 use jwt::{Claims, JwtText};
 use keys::Keys;
+use random::SessionText;
 
 /// A caller that was let in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
     pub user_id: i64,
-    /// The API key that was used; `None` for an access token.
-    pub key_id: Option<i64>,
+    pub credential: CredentialId,
     pub admin: bool,
     /// When the credential ends by itself.
     pub ends: Option<Timestamp>,
+}
+
+/// What a caller was let in by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CredentialId {
+    ApiKey(i64),
+    /// An access token, by its session.
+    Token(String),
+    /// A browser's cookie, by its session.
+    Cookie(String),
+}
+
+impl CredentialId {
+    pub fn key_id(&self) -> Option<i64> {
+        match self {
+            Self::ApiKey(id) => Some(*id),
+            Self::Token(_) | Self::Cookie(_) => None,
+        }
+    }
+
+    pub fn session_id(&self) -> Option<&str> {
+        match self {
+            Self::ApiKey(_) => None,
+            Self::Token(id) | Self::Cookie(id) => Some(id),
+        }
+    }
+}
+
+impl std::fmt::Display for CredentialId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::ApiKey(id) => write!(f, "api_key:{id}"),
+            Self::Token(id) | Self::Cookie(id) => write!(f, "session:{id}"),
+        }
+    }
 }
 
 /// A credential of the right form, not yet checked.
@@ -36,6 +79,7 @@ pub struct Identity {
 pub enum Credential {
     ApiKey(ApiKeyText),
     Jwt(JwtText),
+    Session(SessionText),
 }
 
 /// The name under which a credential is cached: SHA-256 over a type tag and the whole text (SEC-90).
@@ -58,6 +102,7 @@ impl Credential {
         let (tag, text) = match self {
             Self::ApiKey(key) => (b'k', key.as_str()),
             Self::Jwt(token) => (b'j', token.as_str()),
+            Self::Session(session) => (b's', session.as_str()),
         };
         let mut context = aws_lc_rs::digest::Context::new(&SHA256);
         context.update(&[tag]);
@@ -65,11 +110,12 @@ impl Credential {
         context.finish().as_ref().try_into().unwrap_or_else(|_| unreachable!("SHA-256 is 32 bytes"))
     }
 
-    /// `api_key` or `jwt`, for logs and metrics.
+    /// `api_key`, `jwt` or `session`, for logs and metrics.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::ApiKey(_) => "api_key",
             Self::Jwt(_) => "jwt",
+            Self::Session(_) => "session",
         }
     }
 }
@@ -114,6 +160,9 @@ impl Refusal {
 pub enum AuthError {
     #[error("the credential was refused: {0:?}")]
     Refused(Refusal),
+    /// A good key of somebody who may not come in; for the client one refusal among others.
+    #[error("the key's owner is not active")]
+    OwnerOfKey { key_id: i64, user_id: i64 },
     #[error("the credential could not be checked")]
     Unavailable(#[source] Arc<DbError>),
 }
@@ -121,6 +170,17 @@ pub enum AuthError {
 impl From<DbError> for AuthError {
     fn from(error: DbError) -> Self {
         Self::Unavailable(Arc::new(error))
+    }
+}
+
+impl AuthError {
+    /// Why it was refused; `None` if it could not be checked.
+    pub fn refusal(&self) -> Option<Refusal> {
+        match self {
+            Self::Refused(refusal) => Some(*refusal),
+            Self::OwnerOfKey { .. } => Some(Refusal::OwnerNotActive),
+            Self::Unavailable(_) => None,
+        }
     }
 }
 
@@ -132,15 +192,31 @@ pub struct AdminRule {
 }
 
 impl AdminRule {
-    pub fn new(settings: &settings::Admin) -> Self {
-        let emails = settings.emails.iter().map(|email| email.to_ascii_lowercase()).collect();
-        Self { emails, providers: settings.providers.clone() }
+    /// Without `admin.providers`, the only provider there is.
+    pub fn new(admin: &settings::Admin, oauth: &settings::oauth::OAuth) -> Self {
+        let emails = admin.emails.iter().map(|email| email.to_ascii_lowercase()).collect();
+        let mut providers = admin.providers.clone();
+        if providers.is_empty() {
+            let mut configured = oauth.enabled().map(|(name, _)| name.clone());
+            providers.extend(configured.next().filter(|_| configured.next().is_none()));
+        }
+        Self { emails, providers }
     }
 
-    pub fn admits(&self, user: &UserRecord) -> bool {
-        let email = user.email.as_deref().filter(|_| user.email_verified);
-        self.providers.contains(&user.provider)
+    /// The addresses that make an admin, in lower case.
+    pub fn emails(&self) -> &[String] {
+        &self.emails
+    }
+
+    pub fn admits(&self, provider: &str, email: Option<&str>, verified: bool) -> bool {
+        let email = email.filter(|_| verified);
+        self.providers.iter().any(|name| name == provider)
             && email.is_some_and(|email| self.emails.contains(&email.to_ascii_lowercase()))
+    }
+
+    /// The same of a person as they are known.
+    pub fn admits_user(&self, user: &UserRecord) -> bool {
+        self.admits(&user.provider, user.email.as_deref(), user.email_verified)
     }
 }
 
@@ -159,23 +235,23 @@ pub struct ReDigest {
 pub async fn authenticate(
     pool: &Pool,
     keys: &Keys,
-    admins: &AdminRule,
     given: &Credential,
     now: Timestamp,
 ) -> Result<(Identity, Option<ReDigest>), AuthError> {
-    match given {
-        Credential::ApiKey(key) => by_api_key(pool, keys, admins, key, now).await,
+    let identity = match given {
+        Credential::ApiKey(key) => return by_api_key(pool, keys, key, now).await,
         Credential::Jwt(token) => {
             let claims = jwt::verify(&keys.jwt, token, now).map_err(AuthError::Refused)?;
-            by_claims(pool, admins, &claims, now).await.map(|identity| (identity, None))
+            by_claims(pool, &claims, now).await?
         }
-    }
+        Credential::Session(session) => by_session(pool, keys, session, now).await?,
+    };
+    Ok((identity, None))
 }
 
 async fn by_api_key(
     pool: &Pool,
     keys: &Keys,
-    admins: &AdminRule,
     key: &ApiKeyText,
     now: Timestamp,
 ) -> Result<(Identity, Option<ReDigest>), AuthError> {
@@ -190,24 +266,22 @@ async fn by_api_key(
         .iter()
         .position(|(_, digest)| constant_time_eq(digest, &record.digest))
         .ok_or(AuthError::Refused(Refusal::Unknown))?;
-    let refusal = if !keys.api_keys_enabled {
-        Some(Refusal::Disabled)
-    } else if record.revoked_at.is_some() {
-        Some(Refusal::Revoked)
-    } else if record.expires_at.is_some_and(|end| end <= now) {
-        Some(Refusal::Expired)
-    } else if owner.state != "active" {
-        Some(Refusal::OwnerNotActive)
-    } else {
-        None
-    };
-    if let Some(refusal) = refusal {
-        return Err(AuthError::Refused(refusal));
+    if !keys.api_keys_enabled {
+        return Err(AuthError::Refused(Refusal::Disabled));
+    }
+    if record.revoked_at.is_some() {
+        return Err(AuthError::Refused(Refusal::Revoked));
+    }
+    if record.expires_at.is_some_and(|end| end <= now) {
+        return Err(AuthError::Refused(Refusal::Expired));
+    }
+    if owner.state != "active" {
+        return Err(AuthError::OwnerOfKey { key_id: record.id, user_id: owner.id });
     }
     let identity = Identity {
         user_id: owner.id,
-        key_id: Some(record.id),
-        admin: admins.admits(&owner),
+        credential: CredentialId::ApiKey(record.id),
+        admin: owner.admin,
         ends: record.expires_at,
     };
     let current = candidates.first().filter(|_| matched > 0);
@@ -219,35 +293,98 @@ async fn by_api_key(
     Ok((identity, re_digest))
 }
 
-async fn by_claims(
+async fn by_claims(pool: &Pool, claims: &Claims, now: Timestamp) -> Result<Identity, AuthError> {
+    let found = SessionRecord::with_owner(&mut pool.reader().await?, &claims.sid).await?;
+    let (session, owner) = found
+        .filter(|(_, owner)| owner.id.to_string() == claims.sub)
+        .ok_or(AuthError::Refused(Refusal::Unknown))?;
+    in_force(&session, &owner, session.expires_at, now)?;
+    Ok(Identity {
+        user_id: owner.id,
+        credential: CredentialId::Token(session.id),
+        admin: owner.admin,
+        ends: Some(claims.ends().min(session.expires_at)),
+    })
+}
+
+async fn by_session(
     pool: &Pool,
-    admins: &AdminRule,
-    claims: &Claims,
+    keys: &Keys,
+    given: &SessionText,
     now: Timestamp,
 ) -> Result<Identity, AuthError> {
-    let found = SessionRecord::with_owner(&mut pool.reader().await?, &claims.sid).await?;
-    let Some((session, owner)) = found.filter(|(_, owner)| owner.id.to_string() == claims.sub)
-    else {
-        return Err(AuthError::Refused(Refusal::Unknown));
-    };
-    let refusal = if session.ended_at.is_some() {
-        Some(Refusal::Revoked)
-    } else if session.expires_at <= now {
-        Some(Refusal::Expired)
-    } else if owner.state != "active" {
-        Some(Refusal::OwnerNotActive)
-    } else {
-        None
-    };
-    match refusal {
-        Some(refusal) => Err(AuthError::Refused(refusal)),
-        None => Ok(Identity {
-            user_id: owner.id,
-            key_id: None,
-            admin: admins.admits(&owner),
-            ends: Some(claims.ends().min(session.expires_at)),
-        }),
+    let digests = keys.sessions.digests(given.as_str());
+    let found = SessionRecord::by_digest(&mut pool.reader().await?, &digests).await?;
+    let (session, owner) = found
+        .filter(|(session, _)| {
+            let stored = session.digest.as_deref().unwrap_or_default();
+            session.kind == "browser" && keys.sessions.matches(given.as_str(), stored)
+        })
+        .ok_or(AuthError::Refused(Refusal::Unknown))?;
+    let ends = session.expires_at.min(idle_end(session.last_seen_at, keys.session_idle));
+    in_force(&session, &owner, ends, now)?;
+    Ok(Identity {
+        user_id: owner.id,
+        credential: CredentialId::Cookie(session.id),
+        admin: owner.admin,
+        ends: Some(ends),
+    })
+}
+
+/// Of those who hold open streams, the ones who would not be let in now. An access token that has ended by itself is no
+/// loss of access.
+///
+/// # Errors
+/// The database's.
+pub async fn lost_access(
+    pool: &Pool,
+    held: Vec<(i64, CredentialId)>,
+) -> Result<Vec<(i64, CredentialId)>, DbError> {
+    let mut conn = pool.reader().await?;
+    let mut lost = Vec::new();
+    for (user_id, credential) in held {
+        let keeps = match &credential {
+            CredentialId::ApiKey(id) => {
+                let found = ApiKeyRecord::by_id(&mut conn, *id).await?;
+                found
+                    .is_some_and(|(key, owner)| key.revoked_at.is_none() && owner.state == "active")
+            }
+            CredentialId::Token(id) | CredentialId::Cookie(id) => {
+                // One that is not there any more ended by itself, and was cleared away.
+                let found = SessionRecord::with_owner(&mut conn, id).await?;
+                found.is_none_or(|(session, owner)| {
+                    session.ended_at.is_none() && owner.state == "active"
+                })
+            }
+        };
+        if !keeps {
+            lost.push((user_id, credential));
+        }
     }
+    Ok(lost)
+}
+
+fn idle_end(seen: Timestamp, idle: TimeDelta) -> Timestamp {
+    seen.checked_add_signed(idle).unwrap_or(seen)
+}
+
+/// Whether a session of somebody counts that ends at `ends`.
+fn in_force(
+    session: &SessionRecord,
+    owner: &UserRecord,
+    ends: Timestamp,
+    now: Timestamp,
+) -> Result<(), AuthError> {
+    let refusal = if session.ended_at.is_some() {
+        Refusal::Revoked
+    } else if ends <= now {
+        Refusal::Expired
+    } else if owner.state != "active" {
+        Refusal::OwnerNotActive
+    } else {
+        return Ok(());
+    };
+    Err(AuthError::Refused(refusal))
 }
 
 pub(crate) fn constant_time_eq(left: &[u8], right: &[u8]) -> bool {

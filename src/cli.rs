@@ -1,5 +1,6 @@
 //! The command line: one type here, one command a file below.
 
+pub mod audit;
 pub mod client;
 pub mod demo;
 pub mod health;
@@ -20,7 +21,7 @@ use clap::{Parser, Subcommand};
 
 use crate::{
     db::{Conn, Pool, migrations, users::UserRecord},
-    settings::Database,
+    settings::{Database, LOCAL_PROVIDER},
 };
 
 /// Access to AWS Bedrock through your company's own sign-in, metered to the token.
@@ -45,7 +46,7 @@ pub enum Command {
         after_help = "Example: BEDROCK_JWT__SECRET=$(openssl rand -base64 48) bedrock_proxy serve"
     )]
     Serve,
-    /// Run everything on this machine without an AWS account: a simulated Bedrock, a database in a temporary folder.
+    /// Run everything on this machine without an account: a simulated Bedrock and sign-in, a database in a temporary folder.
     #[command(after_help = "Example: bedrock_proxy demo --port 3000")]
     Demo(demo::Args),
     /// Prepare the database; safe to repeat, and for several instances at once.
@@ -63,6 +64,9 @@ pub enum Command {
     /// API keys made by an operator.
     #[command(after_help = "Example: bedrock_proxy key create dev@example.com --name laptop")]
     Key(key::Args),
+    /// The audit log.
+    #[command(after_help = "Example: bedrock_proxy audit verify || echo the log was changed")]
+    Audit(audit::Args),
     /// Ask the running service whether it is ready; the exit code tells.
     #[command(after_help = "Example: bedrock_proxy health || echo not ready")]
     Health(health::Args),
@@ -100,7 +104,7 @@ async fn open_database(settings: &Database) -> anyhow::Result<Pool> {
 /// The person with this address who was made by an operator.
 async fn person(conn: &mut Conn, email: &str) -> anyhow::Result<UserRecord> {
     let subject = email.to_ascii_lowercase();
-    UserRecord::by_subject(conn, user::PROVIDER, &subject)
+    UserRecord::by_subject(conn, LOCAL_PROVIDER, &subject)
         .await?
         .with_context(|| format!("there is no person {email}: bedrock_proxy user create {email}"))
 }

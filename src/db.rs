@@ -4,8 +4,11 @@
 pub mod api_keys;
 pub mod audit;
 pub mod migrations;
+pub mod one_time_codes;
+pub mod refresh_tokens;
 pub mod schema;
 pub mod sessions;
+mod steps;
 pub mod usage;
 pub mod users;
 
@@ -47,6 +50,8 @@ pub enum DbError {
     Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
     #[error("the database is read-only")]
     ReadOnly,
+    #[error("the audit log cannot be written")]
+    Audit(#[source] Box<Self>),
     #[error("a query failed")]
     Query(#[source] diesel::result::Error),
     #[error("{0}")]

@@ -3,13 +3,18 @@
 
 mod anthropic;
 pub mod api;
+mod auth;
 mod bedrock;
 mod body;
 mod call;
+mod cookies;
+mod csrf;
 pub mod docs;
 pub mod error;
 mod extract;
 mod health;
+pub mod pages;
+mod rates;
 mod relay;
 pub mod surface;
 
@@ -21,16 +26,35 @@ pub enum Access {
     Public,
     /// Public while `server.docs` is true, else any credential.
     Docs,
+    /// Whoever brings a code or token that is good for it; a signed-in browser may ask, too.
+    Code,
     /// Any API key or access token.
     Caller,
-    /// An admin's access token.
+    /// Those, or a browser's session.
+    Reader,
+    /// An access token or a browser's session.
+    Person,
+    /// An admin's access token or session.
     Admin,
+    /// A page that anybody may see.
+    PublicPage,
+    /// A page of whoever is signed in with a browser; others are led to the sign-in page.
+    Page,
+    /// What such a page sends.
+    PageForm,
 }
 
 /// Every route: method, path, who may call it (SEC-71). Tests walk this list with every kind of credential, and hold
 /// it against the OpenAPI document.
 pub const ROUTES: &[(&str, &str, Access)] = &[
-    ("HEAD", "/", Access::Public),
+    ("HEAD", "/", Access::PublicPage),
+    ("GET", "/", Access::Page),
+    ("GET", "/login", Access::PublicPage),
+    ("GET", "/login/cli", Access::Page),
+    ("POST", "/login/cli", Access::PageForm),
+    ("GET", "/device", Access::Page),
+    ("POST", "/device", Access::PageForm),
+    ("GET", "/static/{file}", Access::PublicPage),
     ("GET", "/health", Access::Public),
     ("HEAD", "/health", Access::Public),
     ("GET", "/health/live", Access::Public),
@@ -40,6 +64,16 @@ pub const ROUTES: &[(&str, &str, Access)] = &[
     ("GET", "/robots.txt", Access::Public),
     ("GET", "/openapi.json", Access::Docs),
     ("GET", "/openapi.yaml", Access::Docs),
+    ("GET", "/auth/providers", Access::Public),
+    ("GET", "/auth/authorize/{provider}", Access::Public),
+    ("GET", "/auth/callback/{provider}", Access::Public),
+    ("POST", "/auth/token", Access::Code),
+    ("POST", "/auth/refresh", Access::Code),
+    ("POST", "/auth/device", Access::Public),
+    ("POST", "/auth/logout", Access::Person),
+    ("GET", "/auth/me", Access::Reader),
+    ("GET", "/auth/sessions", Access::Person),
+    ("DELETE", "/auth/sessions/{id}", Access::Person),
     ("POST", "/bedrock/model/{model_id}/invoke", Access::Caller),
     ("POST", "/bedrock/model/{model_id}/invoke-with-response-stream", Access::Caller),
     ("POST", "/bedrock/model/{model_id}/converse", Access::Caller),
@@ -53,7 +87,21 @@ pub const ROUTES: &[(&str, &str, Access)] = &[
     ("POST", "/anthropic/v1/messages/count_tokens", Access::Caller),
     ("GET", "/anthropic/v1/models", Access::Caller),
     ("GET", "/anthropic/v1/models/{id}", Access::Caller),
-    ("GET", "/api/usage/records", Access::Caller),
+    ("POST", "/api/keys", Access::Person),
+    ("GET", "/api/keys", Access::Person),
+    ("PATCH", "/api/keys/{key_id}", Access::Person),
+    ("DELETE", "/api/keys/{key_id}", Access::Person),
+    ("POST", "/api/keys/{key_id}/rotate", Access::Person),
+    ("GET", "/api/usage/records", Access::Reader),
+    ("GET", "/api/admin/users", Access::Admin),
+    ("GET", "/api/admin/users/search", Access::Admin),
+    ("GET", "/api/admin/users/{id}", Access::Admin),
+    ("PUT", "/api/admin/users/{id}/state", Access::Admin),
+    ("DELETE", "/api/admin/users/{id}/sessions", Access::Admin),
+    ("GET", "/api/admin/users/{id}/keys", Access::Admin),
+    ("DELETE", "/api/admin/users/{id}/keys/{key_id}", Access::Admin),
+    ("GET", "/api/admin/audit-logs", Access::Admin),
+    ("GET", "/api/admin/audit-logs/verify", Access::Admin),
     ("GET", "/api/admin/models/learned", Access::Admin),
 ];
 
@@ -68,7 +116,6 @@ fn methods_of(pattern: &str) -> String {
 /// Mounts the routes; through paperclip, so that each documents itself.
 pub fn configure(config: &mut web::ServiceConfig) {
     config
-        .service(web::resource("/").route(web::head().to(health::probe)))
         .service(
             web::resource("/health")
                 .route(web::get().to(health::health))
@@ -87,7 +134,53 @@ pub fn configure(config: &mut web::ServiceConfig) {
         .service(web::resource("/robots.txt").route(web::get().to(docs::robots)))
         .service(web::resource("/openapi.json").route(web::get().to(docs::json)))
         .service(web::resource("/openapi.yaml").route(web::get().to(docs::yaml)))
+        .service(web::resource("/auth/providers").route(web::get().to(auth::providers)))
+        .service(web::resource("/auth/authorize/{provider}").route(web::get().to(auth::authorize)))
+        .service(
+            web::resource("/auth/callback/{provider}")
+                .route(web::get().to(auth::callback::callback)),
+        )
+        .service(web::resource("/auth/token").route(web::post().to(auth::token::token)))
+        .service(web::resource("/auth/refresh").route(web::post().to(auth::token::refresh)))
+        .service(web::resource("/auth/device").route(web::post().to(auth::token::device)))
+        .service(web::resource("/auth/logout").route(web::post().to(auth::sessions::logout)))
+        .service(web::resource("/auth/me").route(web::get().to(auth::me)))
+        .service(web::resource("/auth/sessions").route(web::get().to(auth::sessions::list)))
+        .service(web::resource("/auth/sessions/{id}").route(web::delete().to(auth::sessions::end)))
+        .service(
+            web::resource("/api/keys")
+                .route(web::post().to(api::keys::create))
+                .route(web::get().to(api::keys::list)),
+        )
+        .service(
+            web::resource("/api/keys/{key_id}")
+                .route(web::patch().to(api::keys::rename))
+                .route(web::delete().to(api::keys::revoke)),
+        )
+        .service(
+            web::resource("/api/keys/{key_id}/rotate").route(web::post().to(api::keys::rotate)),
+        )
         .service(web::resource("/api/usage/records").route(web::get().to(api::usage::records)))
+        .service(web::resource("/api/admin/users").route(web::get().to(api::users::list)))
+        .service(web::resource("/api/admin/users/search").route(web::get().to(api::users::search)))
+        .service(web::resource("/api/admin/users/{id}").route(web::get().to(api::users::show_one)))
+        .service(
+            web::resource("/api/admin/users/{id}/state")
+                .route(web::put().to(api::users::set_state)),
+        )
+        .service(
+            web::resource("/api/admin/users/{id}/sessions")
+                .route(web::delete().to(api::users::end_sessions)),
+        )
+        .service(web::resource("/api/admin/users/{id}/keys").route(web::get().to(api::users::keys)))
+        .service(
+            web::resource("/api/admin/users/{id}/keys/{key_id}")
+                .route(web::delete().to(api::users::revoke_key)),
+        )
+        .service(web::resource("/api/admin/audit-logs").route(web::get().to(api::audit::list)))
+        .service(
+            web::resource("/api/admin/audit-logs/verify").route(web::get().to(api::audit::verify)),
+        )
         .service(
             web::resource("/api/admin/models/learned").route(web::get().to(api::models::learned)),
         )

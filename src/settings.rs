@@ -3,6 +3,7 @@
 
 mod check;
 mod load;
+pub mod oauth;
 pub mod rules;
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
@@ -15,6 +16,9 @@ use serde::{Deserialize, Deserializer, de};
 pub use check::surroundings;
 pub use load::{Need, Problem, Problems};
 
+/// The provider of people whom an operator made.
+pub const LOCAL_PROVIDER: &str = "local";
+
 /// The effective settings of one process.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -22,9 +26,12 @@ pub struct Settings {
     pub server: Server,
     pub jwt: Jwt,
     pub secrets: Secrets,
+    pub oauth: oauth::OAuth,
     pub auth: Auth,
     pub api_keys: ApiKeys,
     pub admin: Admin,
+    pub audit: Audit,
+    pub rate_limits: RateLimits,
     pub aws: Aws,
     pub anthropic: Anthropic,
     pub models: Models,
@@ -50,12 +57,31 @@ pub struct Server {
     pub max_body_bytes: usize,
     #[serde(deserialize_with = "networks")]
     pub trusted_proxies: Vec<IpNet>,
+    pub forwarded_header: ForwardedHeader,
     pub allowed_hosts: Vec<String>,
     pub cors_origins: Vec<String>,
     pub docs: bool,
     pub tls: Tls,
     pub limits: Limits,
     pub timeouts: Timeouts,
+}
+
+/// Where trusted proxies name the client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ForwardedHeader {
+    XForwardedFor,
+    /// RFC 7239.
+    Forwarded,
+}
+
+impl ForwardedHeader {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::XForwardedFor => "x-forwarded-for",
+            Self::Forwarded => "forwarded",
+        }
+    }
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -96,6 +122,11 @@ pub struct Jwt {
     pub audience: String,
     /// Seconds; at most 3600.
     pub access_token_ttl: u32,
+    /// Seconds from sign-in.
+    pub refresh_token_ttl: u32,
+    pub refresh_idle_seconds: u32,
+    /// At most 10.
+    pub refresh_retry_seconds: u32,
 }
 
 /// A secret that verifies tokens until a date, and signs none.
@@ -112,11 +143,18 @@ pub struct PreviousSecret {
 pub struct Secrets {
     pub api_key_pepper: Option<SecretString>,
     pub previous_api_key_peppers: Vec<SecretString>,
+    pub encryption_key: Option<SecretString>,
+    pub previous_encryption_keys: Vec<SecretString>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Auth {
+    pub allowed_email_domains: Vec<String>,
+    pub session_idle_seconds: u32,
+    pub session_max_seconds: u32,
+    /// 0 = never.
+    pub recheck_seconds: u32,
     /// Seconds a cached identity serves while the database is away; at most 60.
     pub identity_max_age_seconds: u64,
 }
@@ -135,6 +173,26 @@ pub struct ApiKeys {
 pub struct Admin {
     pub emails: Vec<String>,
     pub providers: Vec<String>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Audit {
+    pub retention_days: u32,
+}
+
+/// 0 = no limit.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RateLimits {
+    pub inference_per_minute_per_user: u32,
+    pub inference_per_minute_per_key: u32,
+    pub sign_in_starts_per_minute: u32,
+    pub callbacks_per_minute: u32,
+    pub refreshes_per_minute: u32,
+    pub failed_credentials_per_minute: u32,
+    pub key_creations_per_hour: u32,
+    pub admin_writes_per_minute: u32,
 }
 
 #[derive(Debug, Clone, Deserialize)]

@@ -20,7 +20,7 @@ use actix_web::{
     body::MessageBody,
     dev::{ServiceRequest, ServiceResponse},
     middleware::{Condition, from_fn},
-    web::{Data, QueryConfig},
+    web::{Data, PathConfig, QueryConfig},
 };
 use actix_web_prom::{PrometheusMetrics, PrometheusMetricsBuilder};
 use anyhow::Context;
@@ -35,9 +35,14 @@ use crate::{
         streams::Drain,
         usage::{Flush, Record, UsageRecorder},
     },
-    auth::{jwt, keys::Keys},
+    auth::{AdminRule, jwt, keys::Keys, providers::Provider},
     bedrock::{Bedrock, Endpoints, credentials},
-    db::{self, Pool, migrations},
+    db::{
+        self, Pool,
+        audit::{self, AuditLogEntry, Event, Origin},
+        migrations,
+        users::UserRecord,
+    },
     health::{Checks, Health},
     metrics,
     routes::{self, error, surface},
@@ -83,6 +88,8 @@ impl Application {
         let listener = server::bind(address, stall)
             .with_context(|| format!("cannot listen on {address} (server.host, server.port)"))?;
         let address = listener.local_addr()?;
+        // A port that was picked is known from here on, also to those who are told the public URL.
+        settings.server.port = address.port();
         let tls = match settings.server.tls.cert.as_ref().zip(settings.server.tls.key.as_ref()) {
             Some((cert, key)) => {
                 Some(tls::server(cert, key).map_err(anyhow::Error::msg).context("server.tls")?)
@@ -114,7 +121,8 @@ impl Application {
 
         let metrics = Metrics::new()?;
         let journal = open_journal(&settings)?;
-        let keys = Keys::new(&settings)?;
+        let keys = Arc::new(Keys::new(&settings)?);
+        people(&pool, &settings, &keys).await;
         let region = credentials::region(&settings.aws).await;
         settings.aws.region = Some(region.clone());
         let endpoints = Arc::new(Endpoints::new(&settings.aws, &region));
@@ -123,9 +131,12 @@ impl Application {
             .map_err(anyhow::Error::msg)
             .context("aws.ca_file")?;
         let client_tls = Arc::new(tls::client(roots, &["http/1.1"]));
-        let (actors, threads) = Actors::start(&settings, &pool, keys, journal.clone(), &metrics);
-        let health = health_checks(&pool, &actors, Keys::new(&settings)?, journal.clone());
-        let shared = Arc::new(Shared::new(&settings, actors, pool, metrics, health, journal));
+        let notes = Arc::default();
+        let (actors, threads) =
+            Actors::start(&settings, &pool, &keys, journal.clone(), &client_tls, &notes, &metrics);
+        let health = health_checks(&pool, &actors, keys.clone(), journal.clone());
+        let shared = Shared::new(&settings, actors, pool, metrics, health, journal, keys, notes);
+        let shared = Arc::new(shared);
 
         let workers = match settings.server.workers {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
@@ -313,6 +324,59 @@ async fn flush(recorder: &Addr<UsageRecorder>, within: Duration) -> usize {
     recorder.send(Flush { within }).await.unwrap_or(usize::MAX)
 }
 
+/// What is settled about people before anybody comes: who is an admin by the rule as it is now, and what the audit log
+/// has to know of secrets. A database that cannot be written to does not keep the service from starting.
+async fn people(pool: &Pool, settings: &Settings, keys: &Keys) {
+    let admins = AdminRule::new(&settings.admin, &settings.oauth);
+    let work = async {
+        let mut conn = pool.writer().await?;
+        let active = UserRecord::apply_admin_rule(
+            &mut conn,
+            admins.emails(),
+            |user| admins.admits_user(user),
+            db::now(),
+        )
+        .await?;
+        if active == 0 && !admins.emails().is_empty() {
+            tracing::warn!(
+                "nobody is an admin yet: none of admin.emails has signed in with a provider of admin.providers"
+            );
+        }
+        let ids: serde_json::Map<String, serde_json::Value> =
+            keys.ids().iter().map(|(name, id)| ((*name).to_owned(), (*id).into())).collect();
+        let metadata = serde_json::Value::Object(ids);
+        let newest = AuditLogEntry::newest(&mut conn, "secrets_in_use").await?;
+        if newest.is_none_or(|newest| newest.metadata != metadata.to_string()) {
+            let origin = Origin::service();
+            let event = Event {
+                object: "secrets".to_owned(),
+                metadata,
+                ..Event::new(db::now(), "secrets_in_use", &origin)
+            };
+            audit::record(&mut conn, event).await?;
+        }
+        Ok::<(), db::DbError>(())
+    };
+    if let Err(error) = work.await {
+        tracing::warn!(
+            error = &error as &dyn std::error::Error,
+            "who is an admin could not be looked over"
+        );
+    }
+    let open = settings.auth.allowed_email_domains.is_empty();
+    for (name, given) in settings.oauth.enabled() {
+        if open && Provider::new(name, given).is_public() {
+            tracing::warn!(
+                provider = name,
+                "anybody with an account there may sign in: auth.allowed_email_domains is empty"
+            );
+        }
+        if !given.pkce {
+            tracing::warn!(provider = name, "signs in without PKCE (oauth.providers.{name}.pkce)");
+        }
+    }
+}
+
 fn open_journal(settings: &Settings) -> anyhow::Result<Option<Arc<Directory>>> {
     if !settings.database.enabled {
         return Ok(None);
@@ -327,7 +391,7 @@ fn open_journal(settings: &Settings) -> anyhow::Result<Option<Arc<Directory>>> {
 fn health_checks(
     pool: &Pool,
     actors: &Actors,
-    keys: Keys,
+    keys: Arc<Keys>,
     journal: Option<Arc<Directory>>,
 ) -> Health {
     let mut checks = Checks::default();
@@ -343,13 +407,15 @@ fn health_checks(
             let answers = tokio::join!(
                 actors.auth.address().send(Ping),
                 actors.credentials.address().send(Ping),
+                actors.providers.address().send(Ping),
                 actors.streams.address().send(Ping),
                 actors.usage.address().send(Ping)
             );
-            let (auth, credentials, streams, usage) = answers;
+            let (auth, credentials, providers, streams, usage) = answers;
             let named = [
                 ("auth", auth),
                 ("credentials", credentials),
+                ("providers", providers),
                 ("streams", streams),
                 ("usage", usage),
             ];
@@ -370,6 +436,17 @@ fn health_checks(
     checks.register("jwt", move || {
         let signed = jwt::sign_and_verify(&keys.jwt, db::now());
         async move { signed }
+    });
+    let reachable = actors.reachable.clone();
+    checks.register("oauth", move || {
+        let last = reachable.load_full();
+        async move {
+            let failing = last.iter().filter_map(|(name, outcome)| {
+                outcome.as_ref().err().map(|error| format!("{name}: {error}"))
+            });
+            let failing: Vec<String> = failing.collect();
+            if failing.is_empty() { Ok(()) } else { Err(failing.join("; ")) }
+        }
     });
     if let Some(journal) = journal {
         checks.register("journal", move || {
@@ -439,6 +516,7 @@ fn worker_app(
     App::new()
         .app_data(Data::new(worker))
         .app_data(QueryConfig::default().error_handler(|error, _| error::query(&error).into()))
+        .app_data(PathConfig::default().error_handler(|error, _| error::path(&error).into()))
         .wrap(from_fn(error::in_shape))
         .wrap(Condition::new(!wiring.cors_origins.is_empty(), cors(&wiring.cors_origins)))
         .wrap(from_fn(surface::guard))
@@ -447,6 +525,7 @@ fn worker_app(
         .wrap_api_with_spec(routes::docs::defaults())
         .configure(routes::configure)
         .build()
+        .configure(routes::pages::configure)
 }
 
 /// SEC-48: listed origins only, exactly, without cookies.

@@ -17,10 +17,12 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     actors::Actors,
     anthropic::{learned::Learned, models::Models, rules::Rules},
+    auth::{keys::Keys, providers::Provider, sign_in},
     bedrock::Bedrock,
     db::Pool,
     health::Health,
-    settings::{self, Settings},
+    limits::{Limits, Notes},
+    settings::{self, ForwardedHeader, Settings, oauth::Kind},
     telemetry::Metrics,
     usage::{call::Desk, journal::Directory},
 };
@@ -34,6 +36,11 @@ pub struct Shared {
     pub gate: Gate,
     pub journal: Option<Arc<Directory>>,
     pub server: settings::Server,
+    pub keys: Arc<Keys>,
+    pub sign_in: SignIn,
+    pub api_keys: settings::ApiKeys,
+    pub limits: Limits,
+    pub notes: Arc<Notes>,
     /// Whether calls are refused while the journal cannot take them.
     pub strict: bool,
     /// Set at the start of a shutdown: readiness is off.
@@ -41,8 +48,48 @@ pub struct Shared {
     /// Set once no further request may keep its connection.
     pub closing: AtomicBool,
     next_stream: AtomicU64,
-    /// Hosts accepted on /api and /auth, lower-case; empty = any.
+    /// Hosts accepted on pages, /api and /auth, lower-case; empty = any.
     pub hosts: Vec<String>,
+}
+
+/// What the sign-in needs to know besides who may come in.
+pub struct SignIn {
+    pub rules: sign_in::Rules,
+    pub offers: Vec<Offer>,
+    /// Without a slash at its end.
+    pub public_url: String,
+    /// Cookies go over https alone.
+    pub secure: bool,
+}
+
+/// An identity provider, as the sign-in page offers it.
+pub struct Offer {
+    pub name: String,
+    pub display_name: String,
+    pub kind: Kind,
+}
+
+impl SignIn {
+    fn new(settings: &Settings) -> Self {
+        let enabled = settings.oauth.enabled().map(|(name, given)| Provider::new(name, given));
+        let offer = |provider: Provider| Offer {
+            name: provider.name,
+            display_name: provider.display_name,
+            kind: provider.kind,
+        };
+        let public_url = settings.server.public_url();
+        Self {
+            rules: sign_in::Rules::new(settings),
+            offers: enabled.map(offer).collect(),
+            secure: public_url.starts_with("https://"),
+            public_url,
+        }
+    }
+
+    /// Where a provider sends browsers back to (SEC-33): from the settings, never from a request.
+    pub fn redirect_uri(&self, provider: &str) -> String {
+        format!("{}/auth/callback/{provider}", self.public_url)
+    }
 }
 
 /// One worker's tools; they stay on its thread.
@@ -90,6 +137,8 @@ impl Shared {
         metrics: Metrics,
         health: Health,
         journal: Option<Arc<Directory>>,
+        keys: Arc<Keys>,
+        notes: Arc<Notes>,
     ) -> Self {
         let server = settings.server.clone();
         let public = server.public_url.as_deref().and_then(|url| url.split_once("://"));
@@ -107,6 +156,11 @@ impl Shared {
             health,
             gate: Gate::new(&server.limits),
             journal,
+            keys,
+            sign_in: SignIn::new(settings),
+            api_keys: settings.api_keys.clone(),
+            limits: Limits::new(&settings.rate_limits),
+            notes,
             strict: settings.usage.on_full == settings::OnFull::Strict,
             draining: AtomicBool::new(false),
             closing: AtomicBool::new(false),
@@ -121,19 +175,39 @@ impl Shared {
     }
 }
 
-/// The client's address: the peer's, or what trusted proxies say of it (SEC-59): the right-most address of
-/// `X-Forwarded-For` that is not a trusted proxy.
-pub fn client_address(peer: IpAddr, forwarded_for: Option<&str>, trusted: &[IpNet]) -> IpAddr {
+/// The client's address: the peer's, or what trusted proxies say of it (SEC-59): the right-most address of their header
+/// that is not a trusted proxy. `lines` are all its lines, in order.
+pub fn client_address<'a>(
+    peer: IpAddr,
+    header: ForwardedHeader,
+    lines: impl DoubleEndedIterator<Item = &'a str>,
+    trusted: &[IpNet],
+) -> IpAddr {
     let is_trusted = |address: &IpAddr| trusted.iter().any(|network| network.contains(address));
     let mut nearest = peer.to_canonical();
-    for text in forwarded_for.unwrap_or_default().rsplit(',') {
+    for hop in lines.rev().flat_map(|line| line.rsplit(',')) {
         if !is_trusted(&nearest) {
             break;
         }
-        let Ok(address) = text.trim().parse::<IpAddr>() else { break };
+        let named = match header {
+            ForwardedHeader::XForwardedFor => Some(hop.trim()),
+            ForwardedHeader::Forwarded => hop.split(';').find_map(|pair| {
+                let (name, value) = pair.trim().split_once('=')?;
+                name.eq_ignore_ascii_case("for").then(|| value.trim().trim_matches('"'))
+            }),
+        };
+        let Some(address) = named.and_then(read_address) else { break };
         nearest = address.to_canonical();
     }
     nearest
+}
+
+/// An address, perhaps with a port; IPv6 perhaps in brackets.
+fn read_address(text: &str) -> Option<IpAddr> {
+    let address = || text.parse::<IpAddr>().ok();
+    let with_port = || text.parse::<std::net::SocketAddr>().ok().map(|address| address.ip());
+    let bare = || text.strip_prefix('[')?.strip_suffix(']')?.parse::<IpAddr>().ok();
+    address().or_else(with_port).or_else(bare)
 }
 
 /// Counts inference calls in flight and the bytes they hold, and refuses beyond the caps.
@@ -241,25 +315,58 @@ impl Drop for Admission {
 mod tests {
     use super::*;
 
+    const TRUSTED: fn() -> Vec<IpNet> =
+        || vec!["10.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()];
+
     #[test]
     fn only_trusted_proxies_are_believed_about_the_client() {
-        let trusted: Vec<IpNet> = vec!["10.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()];
-        for (peer, header, wanted) in [
-            ("192.0.2.1", Some("1.2.3.4"), "192.0.2.1"),
-            ("10.0.0.1", None, "10.0.0.1"),
-            ("10.0.0.1", Some("1.2.3.4"), "1.2.3.4"),
-            ("10.0.0.1", Some("6.6.6.6, 1.2.3.4"), "1.2.3.4"),
-            ("10.0.0.1", Some("1.2.3.4, 10.9.9.9"), "1.2.3.4"),
-            ("10.0.0.1", Some("6.6.6.6, junk"), "10.0.0.1"),
-            ("10.0.0.1", Some("10.1.1.1"), "10.1.1.1"),
-            ("::1", Some("2001:db8::1"), "2001:db8::1"),
-            ("::ffff:10.0.0.1", Some("1.2.3.4"), "1.2.3.4"),
+        for (peer, lines, wanted) in [
+            ("192.0.2.1", &["1.2.3.4"][..], "192.0.2.1"),
+            ("10.0.0.1", &[], "10.0.0.1"),
+            ("10.0.0.1", &["1.2.3.4"], "1.2.3.4"),
+            ("10.0.0.1", &["6.6.6.6, 1.2.3.4"], "1.2.3.4"),
+            ("10.0.0.1", &["6.6.6.6", "1.2.3.4"], "1.2.3.4"),
+            ("10.0.0.1", &["1.2.3.4, 10.9.9.9"], "1.2.3.4"),
+            ("10.0.0.1", &["1.2.3.4", "10.9.9.9"], "1.2.3.4"),
+            ("10.0.0.1", &["6.6.6.6, junk"], "10.0.0.1"),
+            ("10.0.0.1", &["10.1.1.1"], "10.1.1.1"),
+            ("10.0.0.1", &["1.2.3.4:5678"], "1.2.3.4"),
+            ("::1", &["2001:db8::1"], "2001:db8::1"),
+            ("::ffff:10.0.0.1", &["1.2.3.4"], "1.2.3.4"),
         ] {
-            let seen = client_address(peer.parse().unwrap(), header, &trusted);
+            let header = ForwardedHeader::XForwardedFor;
+            let seen =
+                client_address(peer.parse().unwrap(), header, lines.iter().copied(), &TRUSTED());
 
-            assert_eq!(seen, wanted.parse::<IpAddr>().unwrap(), "{peer} {header:?}");
+            assert_eq!(seen, wanted.parse::<IpAddr>().unwrap(), "{peer} {lines:?}");
         }
-        let nobody = client_address("10.0.0.1".parse().unwrap(), Some("1.2.3.4"), &[]);
+        let nobody = client_address(
+            "10.0.0.1".parse().unwrap(),
+            ForwardedHeader::XForwardedFor,
+            ["1.2.3.4"].into_iter(),
+            &[],
+        );
         assert_eq!(nobody, "10.0.0.1".parse::<IpAddr>().unwrap());
+    }
+
+    #[test]
+    fn the_standard_header_is_read_as_its_rfc_says() {
+        for (line, wanted) in [
+            ("for=1.2.3.4", "1.2.3.4"),
+            ("For=\"[2001:db8::1]:4711\"", "2001:db8::1"),
+            ("for=\"[2001:db8::1]\"; proto=http; by=10.0.0.2", "2001:db8::1"),
+            ("for=6.6.6.6, for=1.2.3.4;proto=https", "1.2.3.4"),
+            ("for=1.2.3.4, for=10.9.9.9", "1.2.3.4"),
+            ("for=_hidden", "10.0.0.1"),
+            ("for=unknown", "10.0.0.1"),
+            ("proto=https", "10.0.0.1"),
+            ("1.2.3.4", "10.0.0.1"),
+        ] {
+            let peer = "10.0.0.1".parse().unwrap();
+            let header = ForwardedHeader::Forwarded;
+            let seen = client_address(peer, header, [line].into_iter(), &TRUSTED());
+
+            assert_eq!(seen, wanted.parse::<IpAddr>().unwrap(), "{line}");
+        }
     }
 }

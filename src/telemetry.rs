@@ -92,6 +92,9 @@ pub struct Metrics {
     pub upstream_retries: IntCounter,
     pub request_edits: IntCounterVec,
     pub learned: IntCounterVec,
+    pub sign_ins: IntCounterVec,
+    pub rate_limited: IntCounterVec,
+    pub audit_lost: IntCounter,
     pub log_lines_dropped: IntGauge,
 }
 
@@ -188,6 +191,20 @@ impl Metrics {
                 "What Bedrock refused and a second try without it showed, by kind",
                 &["kind"],
             )?,
+            sign_ins: vector(
+                "sign_ins_total",
+                "Sign-ins that came back from a provider, by provider and outcome",
+                &["provider", "outcome"],
+            )?,
+            rate_limited: vector(
+                "rate_limited_total",
+                "Requests refused because they were too many, by limit",
+                &["limit"],
+            )?,
+            audit_lost: IntCounter::new(
+                "audit_events_lost_total",
+                "Refusals that could not be written into the audit log",
+            )?,
             log_lines_dropped: IntGauge::new(
                 "log_lines_dropped",
                 "Log lines dropped because nobody read them",
@@ -216,6 +233,9 @@ impl Metrics {
             Box::new(metrics.upstream_retries.clone()),
             Box::new(metrics.request_edits.clone()),
             Box::new(metrics.learned.clone()),
+            Box::new(metrics.sign_ins.clone()),
+            Box::new(metrics.rate_limited.clone()),
+            Box::new(metrics.audit_lost.clone()),
             Box::new(metrics.log_lines_dropped.clone()),
         ];
         all.into_iter().try_for_each(|collector| metrics.registry.register(collector))?;

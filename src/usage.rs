@@ -33,6 +33,8 @@ pub enum Outcome {
     Timeout,
     ClientDisconnect,
     Shutdown,
+    /// The caller lost access meanwhile.
+    Revoked,
     Interrupted,
 }
 
@@ -46,6 +48,7 @@ impl Outcome {
             Self::Timeout => "timeout",
             Self::ClientDisconnect => "client_disconnect",
             Self::Shutdown => "shutdown",
+            Self::Revoked => "revoked",
             Self::Interrupted => "interrupted",
         }
     }

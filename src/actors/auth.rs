@@ -13,18 +13,31 @@ use std::{
 use actix::{
     Actor, ActorFutureExt, AsyncContext, Context, Handler, Message, ResponseActFuture, WrapFuture,
 };
+use chrono::TimeDelta;
 use futures_util::{
     FutureExt,
     future::{LocalBoxFuture, Shared},
 };
 use moka::sync::Cache;
 
+use super::{
+    Place,
+    streams::{AccessTaken, StreamSupervisor},
+};
 use crate::{
     auth::{
-        self, AdminRule, AuthError, Credential, CredentialDigest, Identity, ReDigest, Refusal,
+        self, AuthError, Credential, CredentialDigest, CredentialId, Identity, ReDigest, Refusal,
         keys::Keys,
     },
-    db::{self, DbError, Pool, Timestamp, api_keys::ApiKeyRecord, sessions::SessionRecord, users},
+    db::{
+        self, DbError, Pool, Timestamp,
+        api_keys::ApiKeyRecord,
+        audit::{self, Event, Origin},
+        one_time_codes::OneTimeCode,
+        sessions::SessionRecord,
+        users,
+    },
+    limits::{Notes, Subject},
     settings,
     telemetry::Metrics,
 };
@@ -33,8 +46,10 @@ use crate::{
 const CHECK_EVERY: Duration = Duration::from_secs(1);
 /// How long an unknown credential is remembered, so that repeating it does not reach the database.
 const REMEMBER_REFUSAL: Duration = Duration::from_secs(5);
-/// A key's last use is written at most this often (SEC-11).
+/// The last use of a key or session is written at most this often (SEC-11).
 const NOTE_USE_MS: u64 = 60_000;
+/// Keys whose end is noted in one go.
+const EXPIRED: i64 = 500;
 
 /// Credentials that were checked lately, good and bad.
 pub struct Known {
@@ -114,12 +129,10 @@ impl Known {
 #[rtype(result = "Result<Arc<Identity>, AuthError>")]
 pub struct Authenticate(pub Credential);
 
-/// A key was used; worth writing down.
+/// A key or session was used; worth writing down.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub struct Used {
-    pub key_id: i64,
-}
+pub struct Used(pub CredentialId);
 
 /// Ask the database now whether access was taken away anywhere, and forget what may be outdated. Answers when that
 /// is done; the actor does it every second by itself.
@@ -132,8 +145,11 @@ type Load = Shared<LocalBoxFuture<'static, Result<(Arc<Identity>, Option<ReDiges
 pub struct AuthActor {
     pool: Pool,
     keys: Arc<Keys>,
-    admins: AdminRule,
     known: Arc<Known>,
+    streams: Place<StreamSupervisor>,
+    /// The supervisor of streams is still to be told that access was taken away.
+    untold: bool,
+    notes: Arc<Notes>,
     /// Rises whenever entries are forgotten: a check that began before may not be remembered.
     generation: u64,
     /// The last [`users::epoch`] seen.
@@ -141,6 +157,8 @@ pub struct AuthActor {
     /// Checks under way, so that a hundred calls with one new key ask the database once.
     loading: HashMap<CredentialDigest, Load>,
     clean_up: Duration,
+    /// How long audit events are kept.
+    audit_kept: TimeDelta,
     metrics: Metrics,
 }
 
@@ -148,20 +166,25 @@ impl AuthActor {
     pub fn new(
         pool: Pool,
         keys: Arc<Keys>,
-        admins: AdminRule,
         known: Arc<Known>,
+        streams: Place<StreamSupervisor>,
         cache: &settings::Cache,
+        audit: &settings::Audit,
+        notes: Arc<Notes>,
         metrics: Metrics,
     ) -> Self {
         Self {
             pool,
             keys,
-            admins,
             known,
+            streams,
+            untold: false,
+            notes,
             generation: 0,
             epoch: None,
             loading: HashMap::new(),
             clean_up: Duration::from_secs(cache.cleanup_interval),
+            audit_kept: TimeDelta::days(i64::from(audit.retention_days)),
             metrics,
         }
     }
@@ -171,10 +194,9 @@ impl AuthActor {
         if let Some(load) = self.loading.get(&digest) {
             return load.clone();
         }
-        let (pool, keys, admins) = (self.pool.clone(), self.keys.clone(), self.admins.clone());
-        let given = given.clone();
+        let (pool, keys, given) = (self.pool.clone(), self.keys.clone(), given.clone());
         let load = async move {
-            let checked = auth::authenticate(&pool, &keys, &admins, &given, db::now()).await;
+            let checked = auth::authenticate(&pool, &keys, &given, db::now()).await;
             checked.map(|(identity, re_digest)| (Arc::new(identity), re_digest))
         };
         let load = load.boxed_local().shared();
@@ -195,17 +217,35 @@ impl AuthActor {
         match checked {
             Ok((identity, _)) => {
                 let checked = self.known.clock();
-                // A first use is noted at once.
-                let used = AtomicU64::new(0);
-                if identity.key_id.is_some() {
-                    used.store(checked, Relaxed);
-                }
+                // A first use is noted at once, by whoever remembers it.
+                let used = AtomicU64::new(checked);
                 let entry = Entry { identity: identity.clone(), checked, used };
                 self.known.good.insert(digest, Arc::new(entry));
             }
-            Err(AuthError::Refused(refusal)) => self.known.refused.insert(digest, *refusal),
-            Err(AuthError::Unavailable(_)) => {}
+            Err(error) => {
+                if let Some(refusal) = error.refusal() {
+                    self.known.refused.insert(digest, refusal);
+                }
+            }
         }
+    }
+
+    /// Best effort: a refusal changes nothing that would have to be taken back.
+    fn note_refused_owner(&self, context: &mut Context<Self>, key_id: i64, user_id: i64) {
+        if !self.notes.is_first("key_refused", Subject::Key(key_id)) {
+            return;
+        }
+        let lost = self.metrics.audit_lost.clone();
+        self.write_in_background(context, "noting a refused key", async move |conn| {
+            let origin = Origin { actor: format!("user:{user_id}"), ..Origin::default() };
+            let event = Event {
+                user_id: Some(user_id),
+                object: format!("api_key:{key_id}"),
+                error: Some(Refusal::OwnerNotActive.as_str()),
+                ..Event::new(db::now(), "key_refused", &origin)
+            };
+            audit::record(conn, event).await.inspect_err(|_| lost.inc())
+        });
     }
 
     fn forget_all(&mut self) {
@@ -216,10 +256,16 @@ impl AuthActor {
     }
 
     fn saw_epoch(&mut self, epoch: i64, asked: u64) {
-        if self.epoch.replace(epoch) == Some(epoch) {
+        let before = self.epoch.replace(epoch);
+        if before == Some(epoch) {
             self.known.confirmed.fetch_max(asked, Relaxed);
         } else {
             self.forget_all();
+        }
+        // A full mailbox is no loss: the supervisor is told at the next look.
+        self.untold |= before != Some(epoch);
+        if self.untold {
+            self.untold = self.streams.address().try_send(AccessTaken).is_err();
         }
     }
 
@@ -250,9 +296,17 @@ impl Actor for AuthActor {
         context.run_interval(self.clean_up, |actor, context| {
             actor.known.good.run_pending_tasks();
             actor.known.refused.run_pending_tasks();
-            actor.write_in_background(context, "removing ended sessions", async |conn| {
-                let removed = SessionRecord::remove_ended(conn, db::now()).await?;
-                tracing::debug!(removed, "removed ended sessions");
+            let kept = actor.audit_kept;
+            actor.write_in_background(context, "cleaning up", async move |conn| {
+                let now = db::now();
+                let sessions = SessionRecord::remove_ended(conn, now).await?;
+                let codes = OneTimeCode::remove_ended(conn, now).await?;
+                let keys = ApiKeyRecord::note_expired(conn, now, EXPIRED).await?;
+                let events = match now.checked_sub_signed(kept) {
+                    Some(end) => audit::retain(conn, end, now).await?,
+                    None => 0,
+                };
+                tracing::debug!(sessions, codes, keys, events, "cleaned up");
                 Ok(())
             });
         });
@@ -269,10 +323,11 @@ impl Handler<Authenticate> for AuthActor {
             // Of all who waited, the first one back does this.
             if generation == actor.generation && actor.loading.remove(&digest).is_some() {
                 actor.remember(digest, &checked, generation);
+                if let Err(AuthError::OwnerOfKey { key_id, user_id }) = &checked {
+                    actor.note_refused_owner(context, *key_id, *user_id);
+                }
                 if let Ok((identity, re_digest)) = &checked {
-                    if let Some(key_id) = identity.key_id {
-                        context.notify(Used { key_id });
-                    }
+                    context.notify(Used(identity.credential.clone()));
                     if let Some(ReDigest { key_id, digest, pepper_id }) = re_digest.clone() {
                         actor.write_in_background(
                             context,
@@ -286,8 +341,7 @@ impl Handler<Authenticate> for AuthActor {
             }
             let outcome = match &checked {
                 Ok(_) => "ok",
-                Err(AuthError::Refused(refusal)) => refusal.as_str(),
-                Err(AuthError::Unavailable(_)) => "unavailable",
+                Err(error) => error.refusal().map_or("unavailable", Refusal::as_str),
             };
             actor.metrics.auth.with_label_values(&[kind, outcome]).inc();
             checked.map(|(identity, _)| identity)
@@ -298,10 +352,17 @@ impl Handler<Authenticate> for AuthActor {
 impl Handler<Used> for AuthActor {
     type Result = ();
 
-    fn handle(&mut self, Used { key_id }: Used, context: &mut Self::Context) {
-        self.write_in_background(context, "noting a key's last use", async move |conn| {
-            ApiKeyRecord::touch(conn, key_id, db::now()).await
-        });
+    fn handle(&mut self, Used(credential): Used, context: &mut Self::Context) {
+        self.write_in_background(
+            context,
+            "noting a last use",
+            async move |conn| match credential {
+                CredentialId::ApiKey(id) => ApiKeyRecord::touch(conn, id, db::now()).await,
+                CredentialId::Token(id) | CredentialId::Cookie(id) => {
+                    SessionRecord::touch(conn, &id, db::now()).await
+                }
+            },
+        );
     }
 }
 
@@ -335,12 +396,34 @@ mod tests {
         let known = Arc::new(Known::new(&settings.cache, &settings.auth));
         let keys = Arc::new(Keys::new(&settings).unwrap());
         let pool = Pool::open(&settings.database).unwrap();
-        let admins = AdminRule::new(&settings.admin);
-        AuthActor::new(pool, keys, admins, known, &settings.cache, Metrics::new().unwrap())
+        let metrics = Metrics::new().unwrap();
+        let gauge = metrics.live_streams.clone();
+        let supervised = pool.clone();
+        let streams = Place::start(actix::Arbiter::new().handle(), move || {
+            StreamSupervisor::new(supervised.clone(), gauge.clone())
+        });
+        AuthActor::new(
+            pool,
+            keys,
+            known,
+            streams,
+            &settings.cache,
+            &settings.audit,
+            Arc::default(),
+            metrics,
+        )
     }
 
     fn good(ends: Option<Timestamp>) -> Result<(Arc<Identity>, Option<ReDigest>), AuthError> {
-        Ok((Arc::new(Identity { user_id: 7, key_id: Some(3), admin: false, ends }), None))
+        Ok((
+            Arc::new(Identity {
+                user_id: 7,
+                credential: CredentialId::ApiKey(3),
+                admin: false,
+                ends,
+            }),
+            None,
+        ))
     }
 
     #[actix_rt::test]

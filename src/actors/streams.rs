@@ -1,20 +1,52 @@
-//! StreamSupervisor: knows every live stream, and ends those that a shutdown cannot wait for.
+//! StreamSupervisor: knows every live stream, and ends those that a shutdown cannot wait for and those whose caller has
+//! lost access.
 
 use std::{
     collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
     time::{Duration, Instant},
 };
 
 use actix::{
-    Actor, ActorFutureExt, Addr, Context, Handler, Message, ResponseActFuture, WrapFuture,
-    dev::SendError,
+    Actor, ActorFutureExt, Addr, AsyncContext, Context, Handler, Message, ResponseActFuture,
+    WrapFuture, dev::SendError,
 };
 use prometheus::IntGauge;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::{
+    auth::{self, CredentialId, Identity},
+    db::Pool,
+};
+
 /// How long streams have to say their last words once they are cut.
 const LAST_WORDS: Duration = Duration::from_secs(2);
+/// Looking for streams of those who lost access is tried again after this.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+
+/// What cuts a stream, and says why.
+#[derive(Debug, Clone, Default)]
+pub struct Cut {
+    pub token: CancellationToken,
+    revoked: Arc<AtomicBool>,
+}
+
+impl From<CancellationToken> for Cut {
+    fn from(token: CancellationToken) -> Self {
+        Self { token, ..Self::default() }
+    }
+}
+
+impl Cut {
+    /// Whether it is for the loss of access, not because the service stops.
+    pub fn is_revocation(&self) -> bool {
+        self.revoked.load(SeqCst)
+    }
+}
 
 /// A stream began.
 #[derive(Message)]
@@ -22,9 +54,15 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 pub struct Opened {
     pub id: u64,
     pub user_id: i64,
+    pub credential: CredentialId,
     pub model: String,
-    pub cut: CancellationToken,
+    pub cut: Cut,
 }
+
+/// Somebody lost access: look whose streams are live.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct AccessTaken;
 
 /// A stream ended, however it did.
 #[derive(Message)]
@@ -40,12 +78,14 @@ pub struct Drain {
 
 struct Live {
     user_id: i64,
+    credential: CredentialId,
     model: String,
     since: Instant,
-    cut: CancellationToken,
+    cut: Cut,
 }
 
 pub struct StreamSupervisor {
+    pool: Pool,
     live: HashMap<u64, Live>,
     /// The number of live streams, for those who wait for it to fall.
     count: watch::Sender<usize>,
@@ -53,13 +93,32 @@ pub struct StreamSupervisor {
 }
 
 impl StreamSupervisor {
-    pub fn new(gauge: IntGauge) -> Self {
-        Self { live: HashMap::new(), count: watch::Sender::new(0), gauge }
+    pub fn new(pool: Pool, gauge: IntGauge) -> Self {
+        Self { pool, live: HashMap::new(), count: watch::Sender::new(0), gauge }
     }
 
     fn counted(&self) {
         self.count.send_replace(self.live.len());
         self.gauge.set(i64::try_from(self.live.len()).unwrap_or(i64::MAX));
+    }
+
+    fn cut_revoked(&self, lost: &[(i64, CredentialId)]) {
+        let revoked = |stream: &Live| {
+            lost.iter().any(|(user, credential)| {
+                *user == stream.user_id && *credential == stream.credential
+            })
+        };
+        for (id, stream) in self.live.iter().filter(|(_, stream)| revoked(stream)) {
+            let credential = stream.credential.to_string();
+            tracing::warn!(
+                stream = id,
+                user_id = stream.user_id,
+                credential,
+                "ending a stream: its caller lost access"
+            );
+            stream.cut.revoked.store(true, SeqCst);
+            stream.cut.token.cancel();
+        }
     }
 
     fn cut_all(&self) -> usize {
@@ -71,7 +130,7 @@ impl StreamSupervisor {
                 age_seconds = stream.since.elapsed().as_secs(),
                 "cutting a stream: the service is stopping"
             );
-            stream.cut.cancel();
+            stream.cut.token.cancel();
         }
         self.live.len()
     }
@@ -84,9 +143,36 @@ impl Actor for StreamSupervisor {
 impl Handler<Opened> for StreamSupervisor {
     type Result = ();
 
-    fn handle(&mut self, Opened { id, user_id, model, cut }: Opened, _: &mut Self::Context) {
-        self.live.insert(id, Live { user_id, model, since: Instant::now(), cut });
+    fn handle(&mut self, opened: Opened, _: &mut Self::Context) {
+        let Opened { id, user_id, credential, model, cut } = opened;
+        self.live.insert(id, Live { user_id, credential, model, since: Instant::now(), cut });
         self.counted();
+    }
+}
+
+impl Handler<AccessTaken> for StreamSupervisor {
+    type Result = ();
+
+    fn handle(&mut self, _: AccessTaken, context: &mut Self::Context) {
+        let mut held: Vec<(i64, CredentialId)> = Vec::new();
+        for stream in self.live.values() {
+            let holder = (stream.user_id, stream.credential.clone());
+            if !held.contains(&holder) {
+                held.push(holder);
+            }
+        }
+        if held.is_empty() {
+            return;
+        }
+        let pool = self.pool.clone();
+        let look = async move { auth::lost_access(&pool, held).await };
+        context.spawn(look.into_actor(self).map(|lost, actor, context| match lost {
+            Ok(lost) => actor.cut_revoked(&lost),
+            Err(error) => {
+                tracing::warn!(%error, "live streams could not be checked; trying again");
+                context.notify_later(AccessTaken, LOOK_AGAIN);
+            }
+        }));
     }
 }
 
@@ -130,18 +216,24 @@ pub struct StreamTicket {
 }
 
 impl StreamTicket {
-    /// Registers a stream. Answers the token that is cancelled to cut it.
+    /// Registers a stream. Answers what cuts it.
     ///
     /// # Errors
     /// If the supervisor's mailbox is full.
     pub fn register(
         supervisor: Addr<StreamSupervisor>,
         id: u64,
-        user_id: i64,
+        identity: &Identity,
         model: &str,
-    ) -> Result<(Self, CancellationToken), SendError<Opened>> {
-        let cut = CancellationToken::new();
-        supervisor.try_send(Opened { id, user_id, model: model.to_owned(), cut: cut.clone() })?;
+    ) -> Result<(Self, Cut), SendError<Opened>> {
+        let cut = Cut::default();
+        supervisor.try_send(Opened {
+            id,
+            user_id: identity.user_id,
+            credential: identity.credential.clone(),
+            model: model.to_owned(),
+            cut: cut.clone(),
+        })?;
         Ok((Self { id, supervisor }, cut))
     }
 }

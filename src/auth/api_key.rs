@@ -1,13 +1,69 @@
 //! The text of an API key: `SSOK_` and 32 characters of base62, about 190 random bits (SEC-1).
 
 use aws_lc_rs::rand::{SecureRandom, SystemRandom};
+use chrono::{NaiveDate, NaiveTime, TimeDelta};
 use secrecy::{ExposeSecret, SecretString};
 
 use super::Refusal;
+use crate::{db::Timestamp, settings::ApiKeys};
 
 pub const PREFIX: &str = "SSOK_";
 const RANDOM: usize = 32;
 const BASE62: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+
+/// Why a key cannot be made as it was asked for.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unfit {
+    #[error("A name has 1 to 100 characters, none of them control characters.")]
+    Name,
+    #[error("A key lives at least one day.")]
+    NoLife,
+    #[error("A key must end within {0} days (api_keys.max_expiry_days).")]
+    TooLong(u32),
+    #[error("That is too many days.")]
+    BeyondDates,
+}
+
+/// A name for a key, without space around it. People see it, so nothing in it may act on a screen.
+///
+/// # Errors
+/// [`Unfit::Name`].
+pub fn name(text: &str) -> Result<String, Unfit> {
+    let name = text.trim();
+    let acts = |letter: char| letter.is_control() || turns_text(letter);
+    if name.is_empty() || name.chars().count() > 100 || name.chars().any(acts) {
+        return Err(Unfit::Name);
+    }
+    Ok(name.to_owned())
+}
+
+/// Characters that turn the direction of text around, and make a name look like another one.
+pub(super) fn turns_text(letter: char) -> bool {
+    matches!(letter, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// When a key ends that is made `now` to live for `days`; `None` = never (SEC-7).
+///
+/// # Errors
+/// A lifetime that is none, or that the rules do not allow.
+pub fn end(days: Option<i64>, rules: &ApiKeys, now: Timestamp) -> Result<Option<Timestamp>, Unfit> {
+    let Some(days) = days else {
+        return rules.max_expiry_days.map_or(Ok(None), |most| Err(Unfit::TooLong(most)));
+    };
+    if days < 1 {
+        return Err(Unfit::NoLife);
+    }
+    if let Some(most) = rules.max_expiry_days.filter(|most| days > i64::from(*most)) {
+        return Err(Unfit::TooLong(most));
+    }
+    // Dates beyond it are of no use to anybody, and some databases refuse them.
+    let latest = NaiveDate::from_ymd_opt(2200, 1, 1).unwrap_or_default().and_time(NaiveTime::MIN);
+    TimeDelta::try_days(days)
+        .and_then(|life| now.checked_add_signed(life))
+        .filter(|end| *end < latest)
+        .map(Some)
+        .ok_or(Unfit::BeyondDates)
+}
 
 /// A key of the right form. Never shown by `Debug`; cleared from memory when dropped.
 #[derive(Debug, Clone)]

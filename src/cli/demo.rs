@@ -7,11 +7,14 @@ use clap::Parser;
 
 use super::{key, serve, user};
 use crate::{
-    auth::keys::Keys,
+    auth::{AdminRule, keys::Keys},
     cli::open_database,
     db,
     settings::{Need, Settings},
-    simulator::{Simulator, SimulatorConfig},
+    simulator::{
+        Simulator, SimulatorConfig,
+        identity::{IdentityConfig, IdentityProvider},
+    },
     startup::Application,
     telemetry,
 };
@@ -36,31 +39,40 @@ pub struct Args {
 pub async fn run(args: Args) -> anyhow::Result<()> {
     let folder = Folder::new()?;
     let bedrock = Simulator::start(SimulatorConfig::default()).await?;
-    let settings = settings(&args, &folder.0, &bedrock)?;
+    let identity = IdentityProvider::start(IdentityConfig::default()).await?;
+    let settings = settings(&args, &folder.0, &bedrock, &identity)?;
     let log = telemetry::init(&settings.logging)?;
     let pool = open_database(&settings.database).await?;
     let mut conn = pool.writer().await?;
-    user::create(&mut conn, EMAIL, Some("Demo")).await?;
+    let admins = AdminRule::new(&settings.admin, &settings.oauth);
+    user::create(&mut conn, EMAIL, Some("Demo"), &admins).await?;
     let keys = Keys::new(&settings)?;
     let api_key = key::create(&mut conn, EMAIL, "demo", Some(1), &settings.api_keys, &keys).await?;
     drop(conn);
     pool.close();
 
     let application = Application::build(settings).await?;
-    let base = format!("http://{}", application.address());
+    // By this name, and no other, it is known to the identity provider and to cookies.
+    let base = format!("http://localhost:{}", application.address().port());
     let metrics = application.metrics_address().map(|address| format!("http://{address}/metrics"));
     println!("{}", welcome(&base, api_key.as_str(), &metrics.unwrap_or_default(), &bedrock.url()));
     let (stop, hurry) = serve::signals()?;
     application.run_until_stopped(stop, hurry).await?;
     bedrock.stop().await;
+    identity.stop().await;
     drop(log);
     Ok(())
 }
 
-fn settings(args: &Args, folder: &Path, bedrock: &Simulator) -> anyhow::Result<Settings> {
+fn settings(
+    args: &Args,
+    folder: &Path,
+    bedrock: &Simulator,
+    identity: &IdentityProvider,
+) -> anyhow::Result<Settings> {
     let mut secret = [0; 32];
     SystemRandom::new().fill(&mut secret).map_err(|_| anyhow::anyhow!("no random bytes"))?;
-    let known = SimulatorConfig::default();
+    let (known, client) = (SimulatorConfig::default(), IdentityConfig::default());
     let given = [
         ("SERVER__HOST", "127.0.0.1".to_owned()),
         ("SERVER__PORT", args.port.to_string()),
@@ -70,6 +82,12 @@ fn settings(args: &Args, folder: &Path, bedrock: &Simulator) -> anyhow::Result<S
         ("AWS__ACCESS_KEY_ID", known.access_key_id),
         ("AWS__SECRET_ACCESS_KEY", known.secret_access_key),
         ("AWS__ENDPOINT_URL", bedrock.url()),
+        ("OAUTH__PROVIDERS__DEMO__ISSUER", identity.issuer()),
+        ("OAUTH__PROVIDERS__DEMO__CLIENT_ID", client.client_id),
+        ("OAUTH__PROVIDERS__DEMO__CLIENT_SECRET", client.client_secret),
+        ("OAUTH__PROVIDERS__DEMO__DISPLAY_NAME", "the simulated provider".to_owned()),
+        ("OAUTH__PROVIDERS__DEMO__SCOPES", "openid,email,profile,offline_access".to_owned()),
+        ("ADMIN__EMAILS", "admin@example.com".to_owned()),
         ("METRICS__PORT", "0".to_owned()),
         ("LOGGING__LEVEL", if args.verbose { "info" } else { "warn" }.to_owned()),
     ];
@@ -80,8 +98,16 @@ fn settings(args: &Args, folder: &Path, bedrock: &Simulator) -> anyhow::Result<S
 fn welcome(base: &str, key: &str, metrics: &str, bedrock: &str) -> String {
     format!(
         r#"
-The Bedrock SSO Proxy runs at {base}, with a simulated Bedrock behind it: no model is called,
-no account is needed, and everything is gone when you stop it (Ctrl-C).
+The Bedrock SSO Proxy runs at {base}, with a simulated Bedrock and a simulated identity
+provider: no model is called, no account is needed, and everything is gone when you stop it (Ctrl-C).
+
+Sign in with a browser, as one of the provider's test people (admin@example.com is an admin):
+
+    {base}/login
+
+Sign in from a terminal, then print an access token, as Claude Code's apiKeyHelper does:
+
+    bedrock_proxy login {base} && bedrock_proxy token
 
 An API key for {EMAIL}:
 

@@ -1,17 +1,19 @@
 //! `bedrock_proxy key create | list | revoke`
 
 use anyhow::{Context, bail};
-use chrono::TimeDelta;
 use clap::{Parser, Subcommand};
 use serde_json::json;
 
-use super::{open_database, person, user::ACTOR};
+use super::{open_database, person};
 use crate::{
-    auth::{api_key::ApiKeyText, keys::Keys},
+    auth::{
+        api_key::{self, ApiKeyText},
+        keys::Keys,
+    },
     db::{
         self, Conn,
         api_keys::{ApiKeyRecord, NewApiKey},
-        audit::Event,
+        audit::{Event, Origin},
     },
     settings::{ApiKeys, Settings},
 };
@@ -89,28 +91,13 @@ pub async fn create(
     if !rules.enabled {
         bail!("API keys are off (api_keys.enabled)");
     }
-    let name = name.trim();
-    if name.is_empty() || name.chars().count() > 100 || name.chars().any(char::is_control) {
-        bail!("a name has 1 to 100 characters, none of them control characters");
-    }
-    match (days, rules.max_expiry_days) {
-        (Some(0), _) => bail!("a key lives at least one day"),
-        (None, Some(most)) => bail!("a key must end within {most} days (api_keys.max_expiry_days)"),
-        (Some(days), Some(most)) if days > most => {
-            bail!("a key must end within {most} days (api_keys.max_expiry_days)")
-        }
-        _ => {}
-    }
+    let now = db::now();
+    let name = api_key::name(name)?;
+    let expires_at = api_key::end(days.map(i64::from), rules, now)?;
     let user = person(conn, email).await?;
     if user.state != "active" {
         bail!("{email} is {}", user.state);
     }
-    let now = db::now();
-    let lifetime = days.map(|days| TimeDelta::days(i64::from(days)));
-    let expires_at = lifetime
-        .map(|lifetime| now.checked_add_signed(lifetime).filter(|end| *end < latest()))
-        .map(|end| end.context("that is too many days"))
-        .transpose()?;
     let key = ApiKeyText::generate();
     let digests = keys.digests(&key);
     let (pepper_id, digest) = digests.first().context("there is always a pepper")?;
@@ -119,25 +106,18 @@ pub async fn create(
         digest,
         pepper_id,
         hint: key.hint(),
-        name,
+        name: &name,
         created_at: now,
         expires_at,
     };
+    let origin = Origin::operator();
     let event = Event {
-        at: now,
-        event_type: "key_created",
         user_id: Some(user.id),
-        actor: ACTOR,
-        object: String::new(),
         metadata: json!({ "name": name, "expires_at": expires_at.map(|end| end.and_utc().to_rfc3339()) }),
+        ..Event::new(now, "key_created", &origin)
     };
     ApiKeyRecord::create(conn, &new, i64::from(rules.max_keys_per_user), event).await?;
     Ok(key)
-}
-
-/// Dates beyond it are of no use to anybody, and some databases refuse them.
-fn latest() -> db::Timestamp {
-    chrono::NaiveDate::from_ymd_opt(2200, 1, 1).unwrap_or_default().and_time(chrono::NaiveTime::MIN)
 }
 
 async fn list(conn: &mut Conn, email: Option<&str>) -> anyhow::Result<()> {
@@ -148,11 +128,7 @@ async fn list(conn: &mut Conn, email: Option<&str>) -> anyhow::Result<()> {
     println!("{:>6}  {:>6}  {:<9}  {:<6}  {:<19}  NAME", "ID", "USER", "STATUS", "HINT", "EXPIRES");
     let now = db::now();
     for key in ApiKeyRecord::list(conn, user_id, LISTED).await? {
-        let status = match (key.revoked_at, key.expires_at) {
-            (Some(_), _) => "revoked",
-            (None, Some(end)) if end <= now => "expired",
-            _ => "active",
-        };
+        let status = key.status(now);
         let ends = key
             .expires_at
             .map_or_else(|| "never".to_owned(), |end| end.format("%Y-%m-%d %H:%M:%S").to_string());
@@ -166,15 +142,10 @@ async fn list(conn: &mut Conn, email: Option<&str>) -> anyhow::Result<()> {
 
 async fn revoke(conn: &mut Conn, id: i64) -> anyhow::Result<()> {
     let now = db::now();
-    let event = Event {
-        at: now,
-        event_type: "key_revoked",
-        user_id: None,
-        actor: ACTOR,
-        object: format!("api_key:{id}"),
-        metadata: json!({}),
-    };
-    if !ApiKeyRecord::revoke(conn, id, now, event).await? {
+    let origin = Origin::operator();
+    let event =
+        Event { object: format!("api_key:{id}"), ..Event::new(now, "key_revoked", &origin) };
+    if !ApiKeyRecord::revoke(conn, id, None, now, event).await? {
         bail!("there is no live key {id}");
     }
     println!("key {id} is revoked");

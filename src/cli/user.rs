@@ -8,20 +8,16 @@ use serde_json::json;
 
 use super::{open_database, person};
 use crate::{
-    auth::{jwt, keys::Keys},
+    auth::{AdminRule, email, jwt, keys::Keys},
     db::{
         self, Conn,
-        audit::Event,
+        audit::{Event, Origin},
         sessions::{NewSession, SessionRecord},
         users::{NewUser, UserRecord},
     },
-    settings::Settings,
+    settings::{LOCAL_PROVIDER as PROVIDER, Settings},
 };
 
-/// People made here sign in with no provider.
-pub const PROVIDER: &str = "local";
-/// Who the audit log names for what is done here.
-pub const ACTOR: &str = "operator";
 /// A page of a list.
 const PAGE: i64 = 500;
 
@@ -66,7 +62,8 @@ pub async fn run(args: Args, settings: &Settings) -> anyhow::Result<()> {
     let mut conn = pool.writer().await?;
     match args.what {
         What::Create { email, name } => {
-            let user = create(&mut conn, &email, name.as_deref()).await?;
+            let admins = AdminRule::new(&settings.admin, &settings.oauth);
+            let user = create(&mut conn, &email, name.as_deref(), &admins).await?;
             println!("{}", user.id);
         }
         What::List => list(&mut conn).await?,
@@ -93,15 +90,12 @@ pub async fn create(
     conn: &mut Conn,
     email: &str,
     name: Option<&str>,
+    admins: &AdminRule,
 ) -> anyhow::Result<UserRecord> {
-    let subject = email.to_ascii_lowercase();
-    let parts: Vec<&str> = subject.split('@').collect();
-    let sound = matches!(parts.as_slice(), [user, host] if !user.is_empty() && host.contains('.'))
-        && subject.bytes().all(|byte| byte.is_ascii_graphic())
-        && subject.len() <= 254;
-    if !sound {
+    let Some((local, domain)) = email::parse(email) else {
         bail!("`{email}` is not an e-mail address");
-    }
+    };
+    let subject = format!("{local}@{domain}");
     if UserRecord::by_subject(conn, PROVIDER, &subject).await?.is_some() {
         bail!("there is a person {subject} already");
     }
@@ -116,14 +110,14 @@ pub async fn create(
         state: "active",
         created_at: now,
         updated_at: now,
+        admin: admins.admits(PROVIDER, Some(&subject), true),
     };
+    let origin = Origin::operator();
     let event = Event {
-        at: now,
-        event_type: "user_created",
-        user_id: None,
-        actor: ACTOR,
+        provider: Some(PROVIDER),
         object: format!("user:{PROVIDER}/{subject}"),
-        metadata: json!({ "provider": PROVIDER }),
+        metadata: json!({ "email": subject, "admin": new.admin }),
+        ..Event::new(now, "user_created", &origin)
     };
     Ok(UserRecord::create(conn, &new, event).await?)
 }
@@ -150,16 +144,8 @@ async fn set_state(conn: &mut Conn, email: &str, state: State) -> anyhow::Result
         State::Active => "active",
         State::Disabled => "disabled",
     };
-    let now = db::now();
-    let event = Event {
-        at: now,
-        event_type: "user_state_changed",
-        user_id: Some(user.id),
-        actor: ACTOR,
-        object: format!("user:{}", user.id),
-        metadata: json!({ "before": user.state, "after": state }),
-    };
-    UserRecord::set_state(conn, user.id, state, now, event).await?;
+    // An operator may also lock out the last admin: this is the way back in.
+    UserRecord::set_state(conn, user.id, state, false, db::now(), &Origin::operator()).await?;
     println!("{email} is {state}");
     Ok(())
 }
@@ -174,22 +160,14 @@ pub async fn token(conn: &mut Conn, email: &str, ttl: u32, keys: &Keys) -> anyho
     let session = uuid::Uuid::new_v4().to_string();
     let expires_at =
         now.checked_add_signed(TimeDelta::seconds(i64::from(ttl))).context("--ttl is too long")?;
-    let new = NewSession {
-        id: &session,
-        user_id: user.id,
-        kind: "cli",
-        created_at: now,
-        last_seen_at: now,
-        expires_at,
-    };
+    let origin = Origin::operator();
+    let new = NewSession::starting(&session, user.id, "cli", now, expires_at, &origin);
     let event = Event {
-        at: now,
-        event_type: "session_created",
         user_id: Some(user.id),
-        actor: ACTOR,
         object: format!("session:{session}"),
         metadata: json!({ "kind": "cli", "ttl_seconds": ttl }),
+        ..Event::new(now, "session_created", &origin)
     };
-    SessionRecord::create(conn, &new, event).await?;
+    SessionRecord::create(conn, &new, None, event).await?;
     Ok(jwt::issue(&keys.jwt, user.id, &session, ttl, now)?.expose_secret().to_owned())
 }

@@ -4,9 +4,12 @@ use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
 
 use super::{
-    Conn, DbError, Timestamp, audit, in_transaction, on_conn,
+    Conn, DbError, Timestamp,
+    audit::{self, Append, Event, Origin},
+    in_transaction, on_conn,
     schema::{api_keys, users},
-    users::{UserRecord, bump_epoch},
+    steps::Steps,
+    users::UserRecord,
 };
 
 #[derive(Debug, Clone, Queryable, Selectable)]
@@ -41,6 +44,8 @@ pub struct NewApiKey<'a> {
 /// Why a key was not made.
 #[derive(Debug, thiserror::Error)]
 pub enum CreateError {
+    #[error("there is no live key with this id")]
+    Unknown,
     #[error("the person has {0} live keys already, the most allowed")]
     TooMany(i64),
     #[error(transparent)]
@@ -53,7 +58,52 @@ impl From<diesel::result::Error> for CreateError {
     }
 }
 
+impl From<audit::Unwritten> for CreateError {
+    fn from(error: audit::Unwritten) -> Self {
+        Self::Db(error.into())
+    }
+}
+
+macro_rules! live_keys_of {
+    ($user_id:expr, $now:expr) => {
+        api_keys::table
+            .filter(api_keys::user_id.eq($user_id))
+            .filter(api_keys::revoked_at.is_null())
+            .filter(api_keys::expires_at.is_null().or(api_keys::expires_at.gt($now)))
+    };
+}
+
+/// Inside a transaction: adds a key, unless its owner has `most` live ones. The owner's row is the lock: two creations at
+/// once count one after the other.
+macro_rules! insert_within {
+    ($c:expr, $new:expr, $most:expr) => {{
+        diesel::update(users::table.find($new.user_id))
+            .set(users::updated_at.eq($new.created_at))
+            .execute($c)
+            .await?;
+        let live: i64 = live_keys_of!($new.user_id, $new.created_at).count().get_result($c).await?;
+        if live >= $most {
+            return Err(CreateError::TooMany(live));
+        }
+        let key: ApiKeyRecord = diesel::insert_into(api_keys::table)
+            .values($new)
+            .returning(Self::as_returning())
+            .get_result($c)
+            .await?;
+        key
+    }};
+}
+
 impl ApiKeyRecord {
+    /// `active`, `expired` or `revoked`.
+    pub fn status(&self, now: Timestamp) -> &'static str {
+        match (self.revoked_at, self.expires_at) {
+            (Some(_), _) => "revoked",
+            (None, Some(end)) if end <= now => "expired",
+            _ => "active",
+        }
+    }
+
     /// The key with one of these digests and its owner, in whatever state they are: the caller judges, so that
     /// every kind of refusal takes the same path.
     pub async fn with_owner(
@@ -67,6 +117,14 @@ impl ApiKeyRecord {
         })?)
     }
 
+    /// The key with this id and its owner.
+    pub async fn by_id(conn: &mut Conn, id: i64) -> Result<Option<(Self, UserRecord)>, DbError> {
+        let query = api_keys::table.inner_join(users::table).filter(api_keys::id.eq(id));
+        Ok(on_conn!(conn, c => {
+            query.select((Self::as_select(), UserRecord::as_select())).first(c).await.optional()
+        })?)
+    }
+
     /// Adds a key with its audit event, unless the owner has `most` live ones; counted in the same transaction.
     ///
     /// # Errors
@@ -75,31 +133,12 @@ impl ApiKeyRecord {
         conn: &mut Conn,
         new: &NewApiKey<'_>,
         most: i64,
-        event: audit::Event<'_>,
+        event: Event<'_>,
     ) -> Result<Self, CreateError> {
         in_transaction!(conn, c => {
-            // The owner's row is the lock: two creations at once count one after the other.
-            diesel::update(users::table.find(new.user_id))
-                .set(users::updated_at.eq(new.created_at))
-                .execute(c)
-                .await?;
-            let live: i64 = api_keys::table
-                .filter(api_keys::user_id.eq(new.user_id))
-                .filter(api_keys::revoked_at.is_null())
-                .filter(api_keys::expires_at.is_null().or(api_keys::expires_at.gt(new.created_at)))
-                .count()
-                .get_result(c)
-                .await?;
-            if live >= most {
-                return Err(CreateError::TooMany(live));
-            }
-            let key: Self = diesel::insert_into(api_keys::table)
-                .values(new)
-                .returning(Self::as_returning())
-                .get_result(c)
-                .await?;
+            let key = insert_within!(c, new, most);
             let object = format!("api_key:{}", key.id);
-            audit::append!(c, audit::Event { object, ..event });
+            c.append(Event { object, ..event }).await?;
             Ok(key)
         })
     }
@@ -124,23 +163,192 @@ impl ApiKeyRecord {
         })?)
     }
 
-    /// Revokes a key with its audit event. Answers whether there was a live one.
+    /// A person's keys, newest first: `limit` of them after passing over `offset`.
+    pub async fn page(
+        conn: &mut Conn,
+        user_id: i64,
+        offset: i64,
+        limit: i64,
+    ) -> Result<Vec<Self>, DbError> {
+        let query = api_keys::table
+            .filter(api_keys::user_id.eq(user_id))
+            .order(api_keys::id.desc())
+            .offset(offset)
+            .limit(limit);
+        Ok(on_conn!(conn, c => query.select(Self::as_select()).load(c).await)?)
+    }
+
+    /// How many keys a person has, whatever became of them.
+    pub async fn count(conn: &mut Conn, user_id: i64) -> Result<i64, DbError> {
+        let query = api_keys::table.filter(api_keys::user_id.eq(user_id)).count();
+        Ok(on_conn!(conn, c => query.get_result(c).await)?)
+    }
+
+    /// How many live keys each of these people has; who has none is not there.
+    pub async fn live_counts(
+        conn: &mut Conn,
+        user_ids: &[i64],
+        now: Timestamp,
+    ) -> Result<Vec<(i64, i64)>, DbError> {
+        let query = api_keys::table
+            .filter(api_keys::user_id.eq_any(user_ids))
+            .filter(api_keys::revoked_at.is_null())
+            .filter(api_keys::expires_at.is_null().or(api_keys::expires_at.gt(now)))
+            .group_by(api_keys::user_id)
+            .select((api_keys::user_id, diesel::dsl::count_star()));
+        Ok(on_conn!(conn, c => query.load(c).await)?)
+    }
+
+    /// Gives one of a person's keys another name. Answers the key as it is then, or `None` if it is not theirs.
+    pub async fn rename(
+        conn: &mut Conn,
+        user_id: i64,
+        id: i64,
+        name: &str,
+        event: Event<'_>,
+    ) -> Result<Option<Self>, DbError> {
+        in_transaction!(conn, c => {
+            let own = api_keys::table.find(id).filter(api_keys::user_id.eq(user_id));
+            let before: Option<String> =
+                own.select(api_keys::name).first(c).await.optional()?;
+            let Some(before) = before else { return Ok(None) };
+            let key: Self = diesel::update(own)
+                .set(api_keys::name.eq(name))
+                .returning(Self::as_returning())
+                .get_result(c)
+                .await?;
+            let metadata = serde_json::json!({ "before": before, "after": name });
+            c.append(Event { metadata, ..event }).await?;
+            Ok::<Option<Self>, DbError>(Some(key))
+        })
+    }
+
+    /// Makes a key in the place of one of the same person's live keys, which ends at `old_ends` (or when it would have
+    /// ended, if that is sooner). Both count until then. The name of `new` is that of the old one.
+    ///
+    /// # Errors
+    /// [`CreateError::Unknown`], [`CreateError::TooMany`], or the database's.
+    pub async fn rotate(
+        conn: &mut Conn,
+        id: i64,
+        old_ends: Timestamp,
+        new: &NewApiKey<'_>,
+        most: i64,
+        event: Event<'_>,
+    ) -> Result<Self, CreateError> {
+        in_transaction!(conn, c => {
+            let now = event.at;
+            let old: Option<Self> = live_keys_of!(new.user_id, now)
+                .filter(api_keys::id.eq(id))
+                .select(Self::as_select())
+                .first(c)
+                .await
+                .optional()?;
+            let old = old.ok_or(CreateError::Unknown)?;
+            let ends = old.expires_at.map_or(old_ends, |end| end.min(old_ends));
+            // One that ends at once does so before the new one is counted.
+            let (revoked_at, ends_at_once) = ((ends <= now).then_some(now), ends <= now);
+            diesel::update(api_keys::table.find(id))
+                .set((api_keys::expires_at.eq(ends), api_keys::revoked_at.eq(revoked_at)))
+                .execute(c)
+                .await?;
+            let new = NewApiKey { name: &old.name, ..*new };
+            let key = insert_within!(c, &new, most);
+            // What is remembered of the old key does not know its new end.
+            c.bump_epoch().await?;
+            let metadata = serde_json::json!({
+                "replaces": id,
+                "old_ends_at": ends.and_utc().to_rfc3339(),
+                "expires_at": key.expires_at.map(|end| end.and_utc().to_rfc3339()),
+            });
+            let object = format!("api_key:{}", key.id);
+            c.append(Event { object, metadata, ..event.clone() }).await?;
+            if ends_at_once {
+                c.append(Event {
+                    user_id: Some(new.user_id),
+                    object: format!("api_key:{id}"),
+                    metadata: serde_json::json!({ "replaced_by": key.id }),
+                    ..Event::new(now, "key_revoked", event.origin)
+                })
+                .await?;
+            }
+            Ok(key)
+        })
+    }
+
+    /// Writes the ends of keys by time into the audit log, each once. Answers how many there were.
+    pub async fn note_expired(
+        conn: &mut Conn,
+        now: Timestamp,
+        limit: i64,
+    ) -> Result<usize, DbError> {
+        let origin = Origin::service();
+        in_transaction!(conn, c => {
+            let due: Vec<Self> = api_keys::table
+                .filter(api_keys::expires_at.le(now))
+                .filter(api_keys::revoked_at.is_null())
+                .filter(api_keys::expiry_noted.eq(false))
+                .order(api_keys::expires_at)
+                .limit(limit)
+                .select(Self::as_select())
+                .load(c)
+                .await?;
+            let mut noted = 0;
+            for key in due {
+                let this = api_keys::table.find(key.id).filter(api_keys::expiry_noted.eq(false));
+                let done = api_keys::expiry_noted.eq(true);
+                if diesel::update(this).set(done).execute(c).await? > 0 {
+                    noted += 1;
+                    c.append(Event {
+                        user_id: Some(key.user_id),
+                        object: format!("api_key:{}", key.id),
+                        metadata: serde_json::json!({
+                            "expired_at": key.expires_at.map(|end| end.and_utc().to_rfc3339()),
+                        }),
+                        ..Event::new(now, "key_expired", &origin)
+                    })
+                    .await?;
+                }
+            }
+            Ok::<usize, DbError>(noted)
+        })
+    }
+
+    /// Revokes a key with its audit event; one of `user_id`'s, if that is given. Answers whether there was a live one.
     pub async fn revoke(
         conn: &mut Conn,
         id: i64,
+        user_id: Option<i64>,
         now: Timestamp,
-        event: audit::Event<'_>,
+        event: Event<'_>,
     ) -> Result<bool, DbError> {
         in_transaction!(conn, c => {
-            let live = api_keys::table.find(id).filter(api_keys::revoked_at.is_null());
+            let mut live = api_keys::table
+                .filter(api_keys::id.eq(id))
+                .filter(api_keys::revoked_at.is_null())
+                .select(api_keys::user_id)
+                .into_boxed();
+            if let Some(user_id) = user_id {
+                live = live.filter(api_keys::user_id.eq(user_id));
+            }
+            let owner: Option<i64> = live.first(c).await.optional()?;
+            let Some(owner) = owner else { return Ok(false) };
+            let this = api_keys::table.find(id).filter(api_keys::revoked_at.is_null());
             let changed =
-                diesel::update(live).set(api_keys::revoked_at.eq(now)).execute(c).await?;
+                diesel::update(this).set(api_keys::revoked_at.eq(now)).execute(c).await?;
             if changed > 0 {
-                bump_epoch!(c);
-                audit::append!(c, event);
+                c.bump_epoch().await?;
+                c.append(Event { user_id: Some(owner), ..event }).await?;
             }
             Ok::<bool, DbError>(changed > 0)
         })
+    }
+
+    /// Whether a person has a key with this id.
+    pub async fn belongs_to(conn: &mut Conn, id: i64, user_id: i64) -> Result<bool, DbError> {
+        let query = api_keys::table.find(id).filter(api_keys::user_id.eq(user_id)).count();
+        let count: i64 = on_conn!(conn, c => query.get_result(c).await)?;
+        Ok(count > 0)
     }
 
     /// Notes that a key was used.

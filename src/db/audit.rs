@@ -1,113 +1,244 @@
-//! The audit log: append-only, each row's hash covers the one before it, so that a changed or removed row
-//! shows.
+//! The audit log: append-only. Each row's hash covers the row and the hash before it, so that a changed, removed or
+//! inserted row shows; `audit_chain` keeps both ends. An event of a change is written in the change's transaction, or
+//! the change does not happen.
 
-use aws_lc_rs::digest;
+mod chain;
+
 use diesel::prelude::*;
-use serde_json::json;
+use diesel_async::RunQueryDsl;
 
-use super::{Timestamp, schema::audit_logs};
+use super::{
+    Conn, DbError, Timestamp, in_transaction, on_conn,
+    schema::{audit_chain, audit_logs},
+};
 
-/// Key of the advisory lock that makes appends one after another on Postgres: "audit" in ASCII.
-pub(crate) const LOCK: i64 = 0x0061_7564_6974;
+pub(crate) use chain::Append;
+pub use chain::{Verdict, verify};
 
-/// Something worth keeping: who did what to which object.
+/// Who does something, and from where. What is done by the service itself or on the command line has an actor alone.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Origin {
+    /// `user:7`, `operator`, `service`, or `anonymous`.
+    pub actor: String,
+    /// `api_key:3` or `session:…`.
+    pub credential: Option<String>,
+    pub ip_address: Option<String>,
+    /// At most 256 characters.
+    pub user_agent: Option<String>,
+    pub request_id: Option<String>,
+}
+
+impl Origin {
+    /// Somebody at the command line, on the database directly.
+    pub fn operator() -> Self {
+        Self { actor: "operator".to_owned(), ..Self::default() }
+    }
+
+    /// The service, on its own account.
+    pub fn service() -> Self {
+        Self { actor: "service".to_owned(), ..Self::default() }
+    }
+}
+
+/// Something worth keeping: who did what to which object, and how it went.
 #[derive(Debug, Clone)]
 pub struct Event<'a> {
     pub at: Timestamp,
-    pub event_type: &'a str,
+    pub event_type: &'static str,
     /// The person concerned.
     pub user_id: Option<i64>,
-    /// Who did it: `operator` for the command line, else `user:ID`.
-    pub actor: &'a str,
+    /// The identity provider, where one has a part in it.
+    pub provider: Option<&'a str>,
     /// What was changed: `user:7`, `api_key:3`, `schema`.
     pub object: String,
+    /// Why it was refused; `None` = it was done.
+    pub error: Option<&'a str>,
     pub metadata: serde_json::Value,
+    pub origin: &'a Origin,
 }
 
-#[derive(Debug, Insertable)]
-#[diesel(table_name = audit_logs)]
-pub struct NewEntry {
-    pub created_at: Timestamp,
-    pub event_type: String,
-    pub user_id: Option<i64>,
-    pub actor: String,
-    pub object: String,
-    pub success: bool,
-    pub metadata: String,
-    pub hash: Vec<u8>,
-}
-
-impl NewEntry {
-    /// The row for an event that follows the row with the hash `previous`.
-    pub fn after(previous: Option<Vec<u8>>, event: Event<'_>) -> Self {
-        let metadata = event.metadata.to_string();
-        let covered = json!([
-            event.at.and_utc().timestamp_millis(),
-            event.event_type,
-            event.user_id,
-            event.actor,
-            event.object,
-            true,
-            metadata
-        ]);
-        let mut context = digest::Context::new(&digest::SHA256);
-        context.update(&previous.unwrap_or_default());
-        context.update(covered.to_string().as_bytes());
+impl<'a> Event<'a> {
+    /// An event about nobody and nothing yet; for struct update.
+    pub fn new(at: Timestamp, event_type: &'static str, origin: &'a Origin) -> Self {
         Self {
-            created_at: event.at,
-            event_type: event.event_type.to_owned(),
-            user_id: event.user_id,
-            actor: event.actor.to_owned(),
-            object: event.object,
-            success: true,
-            metadata,
-            hash: context.finish().as_ref().to_vec(),
+            at,
+            event_type,
+            user_id: None,
+            provider: None,
+            object: String::new(),
+            error: None,
+            metadata: serde_json::json!({}),
+            origin,
         }
     }
 }
 
-/// Inside a transaction: appends one event. Appends are serialised, by SQLite's single writer and by an
-/// advisory lock on Postgres.
-macro_rules! append {
-    ($c:expr, $event:expr) => {{
-        use $crate::db::{audit, schema::audit_logs};
-        audit::Serialise::serialise($c).await?;
-        let newest = audit_logs::table.select(audit_logs::hash).order(audit_logs::id.desc());
-        let previous: Option<Vec<u8>> =
-            diesel_async::RunQueryDsl::first(newest, $c).await.optional()?;
-        let entry = audit::NewEntry::after(previous, $event);
-        let insert = diesel::insert_into(audit_logs::table).values(entry);
-        diesel_async::RunQueryDsl::execute(insert, $c).await?;
-    }};
-}
-pub(crate) use append;
+/// An event could not be written, so what it records must not happen.
+#[derive(Debug, thiserror::Error)]
+#[error("the audit log cannot be written")]
+pub struct Unwritten(#[source] pub(super) diesel::result::Error);
 
-/// Takes the lock that orders appends, until the transaction ends.
-pub(crate) trait Serialise {
-    async fn serialise(&mut self) -> QueryResult<()>;
-}
-
-impl Serialise for diesel_async::AsyncPgConnection {
-    async fn serialise(&mut self) -> QueryResult<()> {
-        let sql = format!("SELECT pg_advisory_xact_lock({LOCK})");
-        diesel_async::SimpleAsyncConnection::batch_execute(self, &sql).await
+impl From<Unwritten> for DbError {
+    fn from(Unwritten(error): Unwritten) -> Self {
+        use diesel::result::{DatabaseErrorKind as Kind, Error};
+        match error {
+            Error::DatabaseError(
+                Kind::ClosedConnection | Kind::UnableToSendCommand | Kind::SerializationFailure,
+                _,
+            )
+            | Error::BrokenTransactionManager => error.into(),
+            error => match Self::from(error) {
+                Self::ReadOnly => Self::ReadOnly,
+                other => Self::Audit(Box::new(other)),
+            },
+        }
     }
 }
 
-impl Serialise for super::SqliteAsync {
-    /// Its transactions are serialised by the write lock.
-    async fn serialise(&mut self) -> QueryResult<()> {
-        Ok(())
-    }
-}
-
-/// Appends an event that stands alone, such as a migration.
+/// Appends an event that stands alone.
 ///
 /// # Errors
-/// [`super::DbError`] if it could not be written.
-pub async fn record(conn: &mut super::Conn, event: Event<'_>) -> Result<(), super::DbError> {
-    super::in_transaction!(conn, c => {
-        append!(c, event);
-        Ok::<(), super::DbError>(())
+/// [`DbError`] if it could not be written.
+pub async fn record(conn: &mut Conn, event: Event<'_>) -> Result<(), DbError> {
+    in_transaction!(conn, c => {
+        c.append(event).await?;
+        Ok::<(), DbError>(())
     })
 }
+
+/// One event as it is kept.
+#[derive(Debug, Clone, Queryable, Selectable, Insertable)]
+#[diesel(table_name = audit_logs)]
+pub struct AuditLogEntry {
+    pub id: i64,
+    pub created_at: Timestamp,
+    pub event_type: String,
+    pub user_id: Option<i64>,
+    pub actor: String,
+    pub provider: Option<String>,
+    pub ip_address: Option<String>,
+    pub user_agent: Option<String>,
+    pub object: String,
+    pub success: bool,
+    pub error_code: Option<String>,
+    /// JSON.
+    pub metadata: String,
+    pub request_id: Option<String>,
+    pub hash: Vec<u8>,
+}
+
+/// Which events to list.
+#[derive(Debug, Clone, Default)]
+pub struct Filter {
+    pub user_id: Option<i64>,
+    pub event_type: Option<String>,
+    pub success: Option<bool>,
+    /// Inclusive.
+    pub start: Option<Timestamp>,
+    /// Exclusive.
+    pub end: Option<Timestamp>,
+}
+
+macro_rules! filtered {
+    ($filter:expr) => {{
+        let mut query = audit_logs::table.into_boxed();
+        if let Some(user_id) = $filter.user_id {
+            query = query.filter(audit_logs::user_id.eq(user_id));
+        }
+        if let Some(event_type) = &$filter.event_type {
+            query = query.filter(audit_logs::event_type.eq(event_type));
+        }
+        if let Some(success) = $filter.success {
+            query = query.filter(audit_logs::success.eq(success));
+        }
+        if let Some(start) = $filter.start {
+            query = query.filter(audit_logs::created_at.ge(start));
+        }
+        if let Some(end) = $filter.end {
+            query = query.filter(audit_logs::created_at.lt(end));
+        }
+        query
+    }};
+}
+
+impl AuditLogEntry {
+    /// Events that pass the filter, newest first: `limit` of them, those with ids below `before` if it is given, after
+    /// passing over `offset`.
+    pub async fn list(
+        conn: &mut Conn,
+        filter: &Filter,
+        before: Option<i64>,
+        offset: i64,
+        limit: i64,
+    ) -> Result<Vec<Self>, DbError> {
+        Ok(on_conn!(conn, c => {
+            let mut query = filtered!(filter);
+            if let Some(before) = before {
+                query = query.filter(audit_logs::id.lt(before));
+            }
+            query
+                .order(audit_logs::id.desc())
+                .offset(offset)
+                .limit(limit)
+                .select(Self::as_select())
+                .load(c)
+                .await
+        })?)
+    }
+
+    /// How many events pass the filter; counting stops after `cap`.
+    pub async fn count(conn: &mut Conn, filter: &Filter, cap: i64) -> Result<i64, DbError> {
+        Ok(on_conn!(conn, c => {
+            let some = filtered!(filter).select(audit_logs::id).limit(cap);
+            let ids: Vec<i64> = some.load(c).await?;
+            Ok::<i64, diesel::result::Error>(i64::try_from(ids.len()).unwrap_or(cap))
+        })?)
+    }
+
+    /// The newest event of a type.
+    pub async fn newest(conn: &mut Conn, event_type: &str) -> Result<Option<Self>, DbError> {
+        let query = audit_logs::table
+            .filter(audit_logs::event_type.eq(event_type))
+            .order(audit_logs::id.desc());
+        let found = on_conn!(conn, c => query.select(Self::as_select()).first(c).await.optional());
+        Ok(found?)
+    }
+}
+
+/// Removes events from before `end`, moves the start of the chain behind them, and leaves an event that says so; all in
+/// one transaction. Answers how many were removed.
+pub async fn retain(conn: &mut Conn, end: Timestamp, now: Timestamp) -> Result<usize, DbError> {
+    let origin = Origin::service();
+    in_transaction!(conn, c => {
+        // The chain's row first: it is the lock under which ends are moved.
+        diesel::update(audit_chain::table).set(audit_chain::id.eq(1)).execute(c).await?;
+        let last: Option<(i64, Vec<u8>)> = audit_logs::table
+            .filter(audit_logs::created_at.lt(end))
+            .select((audit_logs::id, audit_logs::hash))
+            .order(audit_logs::id.desc())
+            .first(c)
+            .await
+            .optional()?;
+        let Some((start_id, start_hash)) = last else { return Ok::<usize, DbError>(0) };
+        let removed =
+            diesel::delete(audit_logs::table.filter(audit_logs::id.le(start_id))).execute(c).await?;
+        diesel::update(audit_chain::table)
+            .set((audit_chain::start_id.eq(start_id), audit_chain::start_hash.eq(&start_hash)))
+            .execute(c)
+            .await?;
+        c.append(Event {
+            object: "audit_logs".to_owned(),
+            metadata: serde_json::json!({
+                "removed": removed,
+                "through_id": start_id,
+                "through_hash": hex::encode(&start_hash),
+            }),
+            ..Event::new(now, RETENTION, &origin)
+        })
+        .await?;
+        Ok(removed)
+    })
+}
+
+/// The event that [`retain`] leaves; the newest one vouches for the start of the chain.
+const RETENTION: &str = "audit_retention";

@@ -210,13 +210,11 @@ pub async fn prepare(pool: &Pool, apply: bool, wait: Duration) -> Result<Report,
 
 /// The audit event of a migration; it stands alone, for its table may be what was made.
 async fn note(pool: &Pool, report: &Report) -> Result<(), DbError> {
+    let origin = audit::Origin::service();
     let event = audit::Event {
-        at: super::now(),
-        event_type: "migration",
-        user_id: None,
-        actor: "service",
         object: "schema".to_owned(),
         metadata: serde_json::json!({ "applied": report.changed }),
+        ..audit::Event::new(super::now(), "migration", &origin)
     };
     audit::record(&mut pool.writer().await?, event).await
 }

@@ -14,6 +14,8 @@ diesel::table! {
         last_login_at -> Nullable<Timestamp>,
         last_idp_check_at -> Nullable<Timestamp>,
         provider_refresh_token -> Nullable<Binary>,
+        admin -> Bool,
+        idp_check_due_at -> Nullable<Timestamp>,
     }
 }
 
@@ -29,6 +31,7 @@ diesel::table! {
         last_used_at -> Nullable<Timestamp>,
         expires_at -> Nullable<Timestamp>,
         revoked_at -> Nullable<Timestamp>,
+        expiry_noted -> Bool,
     }
 }
 
@@ -42,6 +45,40 @@ diesel::table! {
         last_seen_at -> Timestamp,
         expires_at -> Timestamp,
         ended_at -> Nullable<Timestamp>,
+        ip_address -> Nullable<Text>,
+        user_agent -> Nullable<Text>,
+    }
+}
+
+diesel::table! {
+    refresh_tokens (id) {
+        id -> BigInt,
+        digest -> Binary,
+        family -> Text,
+        parent -> Nullable<BigInt>,
+        user_id -> BigInt,
+        issued_at -> Timestamp,
+        expires_at -> Timestamp,
+        used_at -> Nullable<Timestamp>,
+        revoked_at -> Nullable<Timestamp>,
+    }
+}
+
+diesel::table! {
+    one_time_codes (digest) {
+        digest -> Binary,
+        kind -> Text,
+        user_code -> Nullable<Binary>,
+        challenge -> Nullable<Text>,
+        redirect_uri -> Nullable<Text>,
+        user_id -> Nullable<BigInt>,
+        created_at -> Timestamp,
+        expires_at -> Timestamp,
+        denied_at -> Nullable<Timestamp>,
+        used_at -> Nullable<Timestamp>,
+        polled_at -> Nullable<Timestamp>,
+        poll_seconds -> BigInt,
+        session_id -> Nullable<Text>,
         ip_address -> Nullable<Text>,
         user_agent -> Nullable<Text>,
     }
@@ -110,6 +147,17 @@ diesel::table! {
     }
 }
 
+diesel::table! {
+    audit_chain (id) {
+        id -> BigInt,
+        start_id -> BigInt,
+        start_hash -> Binary,
+        last_id -> BigInt,
+        last_hash -> Binary,
+    }
+}
+
 diesel::joinable!(api_keys -> users (user_id));
 diesel::joinable!(sessions -> users (user_id));
-diesel::allow_tables_to_appear_in_same_query!(users, api_keys, sessions);
+diesel::joinable!(refresh_tokens -> sessions (family));
+diesel::allow_tables_to_appear_in_same_query!(users, api_keys, sessions, refresh_tokens);

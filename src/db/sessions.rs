@@ -4,8 +4,12 @@ use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
 
 use super::{
-    Conn, DbError, Timestamp, audit, in_transaction, on_conn,
-    schema::{sessions, users},
+    Conn, DbError, Timestamp,
+    audit::{Append, Event, Origin},
+    in_transaction, on_conn,
+    refresh_tokens::NewRefreshToken,
+    schema::{refresh_tokens, sessions, users},
+    steps::{Steps, Which},
     users::UserRecord,
 };
 
@@ -14,19 +18,54 @@ use super::{
 pub struct SessionRecord {
     pub id: String,
     pub user_id: i64,
+    /// `browser` or `cli`.
+    pub kind: String,
+    /// HMAC of the browser's cookie; `None` for the command line.
+    pub digest: Option<Vec<u8>>,
+    pub created_at: Timestamp,
+    pub last_seen_at: Timestamp,
     pub expires_at: Timestamp,
     pub ended_at: Option<Timestamp>,
+    pub ip_address: Option<String>,
+    pub user_agent: Option<String>,
 }
 
-#[derive(Debug, Insertable)]
+#[derive(Debug, Clone, Insertable)]
 #[diesel(table_name = sessions)]
 pub struct NewSession<'a> {
     pub id: &'a str,
     pub user_id: i64,
     pub kind: &'a str,
+    pub digest: Option<&'a [u8]>,
     pub created_at: Timestamp,
     pub last_seen_at: Timestamp,
     pub expires_at: Timestamp,
+    pub ip_address: Option<&'a str>,
+    pub user_agent: Option<&'a str>,
+}
+
+impl<'a> NewSession<'a> {
+    /// A session that begins now, for whoever `origin` says.
+    pub fn starting(
+        id: &'a str,
+        user_id: i64,
+        kind: &'a str,
+        now: Timestamp,
+        expires_at: Timestamp,
+        origin: &'a Origin,
+    ) -> Self {
+        Self {
+            id,
+            user_id,
+            kind,
+            digest: None,
+            created_at: now,
+            last_seen_at: now,
+            expires_at,
+            ip_address: origin.ip_address.as_deref(),
+            user_agent: origin.user_agent.as_deref(),
+        }
+    }
 }
 
 impl SessionRecord {
@@ -41,22 +80,89 @@ impl SessionRecord {
         })?)
     }
 
-    /// Starts a session, with its audit event.
+    /// The session with one of these digests and its person, in whatever state they are.
+    pub async fn by_digest(
+        conn: &mut Conn,
+        digests: &[Vec<u8>],
+    ) -> Result<Option<(Self, UserRecord)>, DbError> {
+        let query =
+            sessions::table.inner_join(users::table).filter(sessions::digest.eq_any(digests));
+        Ok(on_conn!(conn, c => {
+            query.select((Self::as_select(), UserRecord::as_select())).first(c).await.optional()
+        })?)
+    }
+
+    /// A person's live sessions, the last seen first.
+    pub async fn live(
+        conn: &mut Conn,
+        user_id: i64,
+        now: Timestamp,
+        limit: i64,
+    ) -> Result<Vec<Self>, DbError> {
+        let query = sessions::table
+            .filter(sessions::user_id.eq(user_id))
+            .filter(sessions::ended_at.is_null())
+            .filter(sessions::expires_at.gt(now))
+            .order((sessions::last_seen_at.desc(), sessions::id))
+            .limit(limit);
+        Ok(on_conn!(conn, c => query.select(Self::as_select()).load(c).await)?)
+    }
+
+    /// Starts a session, with its first refresh token if it has one, and its audit event.
     pub async fn create(
         conn: &mut Conn,
         new: &NewSession<'_>,
-        event: audit::Event<'_>,
+        refresh: Option<&NewRefreshToken<'_>>,
+        event: Event<'_>,
     ) -> Result<(), DbError> {
         in_transaction!(conn, c => {
             diesel::insert_into(sessions::table).values(new).execute(c).await?;
-            audit::append!(c, event);
+            if let Some(refresh) = refresh {
+                diesel::insert_into(refresh_tokens::table).values(refresh).execute(c).await?;
+            }
+            c.append(event).await?;
             Ok::<(), DbError>(())
         })
     }
 
-    /// Removes sessions that ended before `now`. Answers how many.
+    /// Ends one of a person's sessions, or all of them, with everything that stands on them. Answers how many were live;
+    /// without any there is no event.
+    pub async fn end(
+        conn: &mut Conn,
+        user_id: i64,
+        one: Option<&str>,
+        event: Event<'_>,
+    ) -> Result<usize, DbError> {
+        in_transaction!(conn, c => {
+            let which = one.map_or(Which::All, Which::One);
+            let ended = c.end_sessions(user_id, which, event.at).await?;
+            if !ended.is_empty() {
+                let object = match ended.as_slice() {
+                    [id] => format!("session:{id}"),
+                    _ => format!("user:{user_id}"),
+                };
+                let metadata = serde_json::json!({ "sessions_ended": ended.len() });
+                c.append(Event { object, metadata, user_id: Some(user_id), ..event }).await?;
+            }
+            Ok::<usize, DbError>(ended.len())
+        })
+    }
+
+    /// Notes that a session is in use.
+    pub async fn touch(conn: &mut Conn, id: &str, now: Timestamp) -> Result<(), DbError> {
+        let update = diesel::update(sessions::table.find(id)).set(sessions::last_seen_at.eq(now));
+        on_conn!(conn, c => update.execute(c).await)?;
+        Ok(())
+    }
+
+    /// Removes sessions whose time was over before `now`, and their refresh tokens. Answers how many.
     pub async fn remove_ended(conn: &mut Conn, now: Timestamp) -> Result<usize, DbError> {
-        let over = sessions::table.filter(sessions::expires_at.lt(now));
-        Ok(on_conn!(conn, c => diesel::delete(over).execute(c).await)?)
+        in_transaction!(conn, c => {
+            let over = sessions::table.filter(sessions::expires_at.lt(now));
+            let tokens = refresh_tokens::table
+                .filter(refresh_tokens::family.eq_any(over.select(sessions::id)));
+            diesel::delete(tokens).execute(c).await?;
+            Ok::<usize, DbError>(diesel::delete(over).execute(c).await?)
+        })
     }
 }

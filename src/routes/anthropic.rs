@@ -16,7 +16,6 @@ use bytes::Bytes;
 use chrono::Utc;
 use paperclip::actix::api_v2_operation;
 use serde::{Deserialize, de::IgnoredAny};
-use tokio_util::sync::CancellationToken;
 
 use super::{
     call::{self, Asked},
@@ -26,7 +25,7 @@ use super::{
     surface,
 };
 use crate::{
-    actors::streams::StreamTicket,
+    actors::streams::{Cut, StreamTicket},
     anthropic::{
         complaint::{self, Complaint},
         error::of_exception,
@@ -104,7 +103,7 @@ struct Passage {
     metered: OpenCall,
     deadline: Instant,
     /// Cancelled when the call must end for a shutdown.
-    cut: CancellationToken,
+    cut: Cut,
 }
 
 /// Reads a request, edits it and opens its call.
@@ -116,7 +115,7 @@ async fn prepare(
     counting: bool,
 ) -> Result<(Passage, Admission, Option<StreamTicket>), ApiError> {
     let began = tokio::time::Instant::now();
-    let (mut admission, body) = call::admit(request, payload, &worker).await?;
+    let (mut admission, body) = call::admit(request, payload, &worker, identity).await?;
     let messages = &worker.messages;
     let incoming = Incoming::read(body, &messages.rules, counting)?;
     let asked = incoming.model(&messages.rules).into_owned();
@@ -155,7 +154,7 @@ async fn prepare(
             let (ticket, cut) = call::register(&worker, identity, &call)?;
             (Some(ticket), cut)
         }
-        false => (None, worker.cut.clone()),
+        false => (None, worker.cut.clone().into()),
     };
     let asked = Asked {
         endpoint_type: "anthropic",
@@ -239,7 +238,9 @@ impl Passage {
         loop {
             let mut reply = match self.send().await {
                 Ok(Some(reply)) => reply,
-                Ok(None) => return Err(call::cut_short(self.metered, Dialect::Anthropic)),
+                Ok(None) => {
+                    return Err(call::cut_short(self.metered, Dialect::Anthropic, &self.cut));
+                }
                 Err(error) => return Err(call::failed(self.metered, error, Dialect::Anthropic)),
             };
             self.metered.answered(reply.status.as_u16(), reply.header("x-amzn-requestid"));
@@ -251,7 +252,9 @@ impl Passage {
             }
             let body = match self.read(&mut reply).await {
                 Ok(Some(body)) => body,
-                Ok(None) => return Err(call::cut_short(self.metered, Dialect::Anthropic)),
+                Ok(None) => {
+                    return Err(call::cut_short(self.metered, Dialect::Anthropic, &self.cut));
+                }
                 Err(error) => return Err(call::failed(self.metered, error, Dialect::Anthropic)),
             };
             let kind = reply.header("x-amzn-errortype");
@@ -298,7 +301,7 @@ impl Passage {
         tokio::select! {
             biased;
             reply = sent => reply.map(Some),
-            () = cut.cancelled() => Ok(None),
+            () = cut.token.cancelled() => Ok(None),
         }
     }
 
@@ -307,7 +310,7 @@ impl Passage {
         tokio::select! {
             biased;
             body = self.worker.bedrock.read(&mut reply.body, self.deadline) => body.map(Some),
-            () = self.cut.cancelled() => Ok(None),
+            () = self.cut.token.cancelled() => Ok(None),
         }
     }
 
@@ -384,7 +387,7 @@ impl Passage {
     async fn begin(self) -> Result<(Opened<Events>, HeaderMap), ApiError> {
         let (Self { worker, metered, cut, .. }, reply) = self.ask().await?;
         let opened = Opened::new(reply.body, Events::default(), metered);
-        let begun = opened.begin(worker.bedrock.limits.idle, cut.cancelled()).await;
+        let begun = opened.begin(worker.bedrock.limits.idle, &cut).await;
         begun.map(|opened| (opened, reply.headers)).map_err(|(end, call)| {
             let message = mask(&end.message).into_owned();
             let error = match end.outcome {
@@ -405,7 +408,7 @@ async fn whole(passage: Passage, mut admission: Admission) -> Result<HttpRespons
     passage.metered.first_byte();
     let body = match passage.read(&mut reply).await {
         Ok(Some(body)) => body,
-        Ok(None) => return Err(call::cut_short(passage.metered, Dialect::Anthropic)),
+        Ok(None) => return Err(call::cut_short(passage.metered, Dialect::Anthropic, &passage.cut)),
         Err(error) => return Err(call::failed(passage.metered, error, Dialect::Anthropic)),
     };
     if !admission.holds(body.len()) {

@@ -102,7 +102,7 @@ async fn serve(
 ) -> Result<HttpResponse, ApiError> {
     let started = tokio::time::Instant::now();
     let worker = worker.into_inner();
-    let (mut admission, body) = call::admit(&request, payload, &worker).await?;
+    let (mut admission, body) = call::admit(&request, payload, &worker, &identity).await?;
     let model = model_of(&request, operation, &worker)?;
     surface::note_model(&request, model.as_str());
     let headers = call::upstream_headers(&request)?;
@@ -118,6 +118,7 @@ async fn serve(
         true => Some(call::register(&worker, &identity, &call)?),
         false => None,
     };
+    let cut = call::cut_of(&worker, ticket.as_ref());
     let asked = Asked {
         endpoint_type: "bedrock",
         model: call.model.as_str(),
@@ -134,8 +135,8 @@ async fn serve(
     let reply = tokio::select! {
         biased;
         reply = sent => reply,
-        () = call::cut(&worker, ticket.as_ref()) => {
-            return Err(call::cut_short(metered, Dialect::Bedrock));
+        () = cut.token.cancelled() => {
+            return Err(call::cut_short(metered, Dialect::Bedrock, &cut));
         }
     };
     let mut reply = match reply {
@@ -145,7 +146,7 @@ async fn serve(
     metered.answered(reply.status.as_u16(), reply.header("x-amzn-requestid"));
     let right_kind = call::is_right_kind(&reply, operation);
     match ticket {
-        Some((ticket, token)) if right_kind => {
+        Some((ticket, cut)) if right_kind => {
             admission.becomes_stream();
             let kind = match operation {
                 Operation::ConverseStream => StreamKind::Converse,
@@ -153,11 +154,11 @@ async fn serve(
             };
             let mut response = HttpResponse::build(reply.status);
             call::copy_headers(&reply, &mut response);
-            let watch = Watch { admission, ticket, cut: token, deadline, ping: None };
+            let watch = Watch { admission, ticket, cut, deadline, ping: None };
             let opened = Opened::new(reply.body, Frames::new(kind), metered);
             Ok(response.streaming(Relay::new(opened, watch, &worker)))
         }
-        ticket => {
+        _ticket => {
             if right_kind {
                 metered.first_byte();
             }
@@ -165,8 +166,8 @@ async fn serve(
             let body = tokio::select! {
                 biased;
                 body = read => body,
-                () = call::cut(&worker, ticket.as_ref()) => {
-                    return Err(call::cut_short(metered, Dialect::Bedrock));
+                () = cut.token.cancelled() => {
+                    return Err(call::cut_short(metered, Dialect::Bedrock, &cut));
                 }
             };
             let body = match body {

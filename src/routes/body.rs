@@ -1,14 +1,30 @@
-//! Reads a request's body within its limits: size, time, and what all calls together may hold.
+//! Reads a request's body within its limits: size, time, and what all calls together may hold; and what is small, as
+//! JSON or as a form.
 
 use std::time::Duration;
 
-use actix_web::{HttpRequest, http::header, web::Payload};
+use actix_web::{FromRequest, HttpRequest, http::header, web::Payload};
 use bytes::{Bytes, BytesMut};
-use futures_util::StreamExt;
+use futures_util::{StreamExt, future::LocalBoxFuture};
+use paperclip::{
+    actix::{OperationModifier, web::Json},
+    v2::{
+        models::{DefaultOperationRaw, DefaultSchemaRaw},
+        schema::Apiv2Schema,
+    },
+};
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
 use tokio::time::{Instant, timeout};
 
-use super::error::{ApiError, Code};
+use super::{
+    error::{ApiError, Code},
+    extract,
+};
 use crate::state::{Admission, Shared};
+
+/// The largest body elsewhere than on inference routes.
+const SMALL: usize = 1 << 20;
 
 /// The whole body, unchanged.
 ///
@@ -17,9 +33,42 @@ use crate::state::{Admission, Shared};
 /// hold too much.
 pub async fn read(
     request: &HttpRequest,
-    mut payload: Payload,
+    payload: Payload,
     admission: &mut Admission,
     shared: &Shared,
+) -> Result<Bytes, ApiError> {
+    let most = shared.server.max_body_bytes;
+    let limit = Limit { most, setting: " (server.max_body_bytes)" };
+    read_within(request, payload, limit, shared, |more| admission.hold(more)).await
+}
+
+/// A body that is small.
+///
+/// # Errors
+/// As [`read`], with 413 beyond 1 MiB.
+pub async fn read_small(
+    request: &HttpRequest,
+    payload: actix_web::dev::Payload,
+    shared: &Shared,
+) -> Result<Bytes, ApiError> {
+    let mut payload = payload;
+    let payload = Payload::from_request(request, &mut payload).await.map_err(|error| {
+        ApiError::new(Code::InvalidParameter, "The body is malformed.").caused_by(error.to_string())
+    })?;
+    read_within(request, payload, Limit { most: SMALL, setting: "" }, shared, |_| true).await
+}
+
+struct Limit {
+    most: usize,
+    setting: &'static str,
+}
+
+async fn read_within(
+    request: &HttpRequest,
+    mut payload: Payload,
+    Limit { most, setting }: Limit,
+    shared: &Shared,
+    mut hold: impl FnMut(usize) -> bool,
 ) -> Result<Bytes, ApiError> {
     let coding = request.headers().get(header::CONTENT_ENCODING);
     if coding.is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity")) {
@@ -27,11 +76,8 @@ pub async fn read(
             "Compressed request bodies are not accepted; send it without Content-Encoding.";
         return Err(ApiError::new(Code::UnsupportedMediaType, message));
     }
-    let most = shared.server.max_body_bytes;
     let too_large = || {
-        let message = format!(
-            "The body is larger than {most} bytes, the limit here (server.max_body_bytes)."
-        );
+        let message = format!("The body is larger than {most} bytes, the limit here{setting}.");
         ApiError::new(Code::PayloadTooLarge, message)
     };
     let length = request
@@ -66,7 +112,7 @@ pub async fn read(
         if held > most {
             return Err(too_large());
         }
-        if !admission.hold(piece.len()) {
+        if !hold(piece.len()) {
             return Err(ApiError::new(
                 Code::Overloaded,
                 "Too many large requests at the moment. Try again.",
@@ -86,3 +132,150 @@ pub async fn read(
     }
     Ok(if rest.is_empty() { first.unwrap_or_default() } else { rest.freeze() })
 }
+
+/// The type of a body, in lower case, without its parameters.
+fn content_type(request: &HttpRequest) -> String {
+    let value = request.headers().get(header::CONTENT_TYPE);
+    let value = value.and_then(|value| value.to_str().ok()).unwrap_or_default();
+    value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
+}
+
+/// JSON as a type. Members that nobody knows are refused, all by name (SEC-73).
+///
+/// # Errors
+/// 400 that names the field at fault.
+pub fn typed<T: DeserializeOwned>(value: Value) -> Result<T, ApiError> {
+    let mut unknown = Vec::new();
+    let mut note = |path: serde_ignored::Path<'_>| unknown.push(path.to_string());
+    let known = serde_ignored::Deserializer::new(value, &mut note);
+    let read = serde_path_to_error::deserialize(known).map_err(|error| {
+        let (field, cause) = (error.path().to_string(), error.into_inner().to_string());
+        if field == "." {
+            ApiError::new(Code::InvalidParameter, format!("The body is wrong: {cause}."))
+        } else {
+            ApiError::parameter(field.clone(), format!("`{field}` is wrong: {cause}."))
+        }
+    })?;
+    if unknown.is_empty() { Ok(read) } else { Err(ApiError::unknown_fields(unknown)) }
+}
+
+fn json(body: &[u8]) -> Result<Value, ApiError> {
+    // Serde's own limit of depth is 128 (SEC-56).
+    let value: Unique = serde_json::from_slice(body).map_err(|error| {
+        ApiError::new(Code::InvalidJson, format!("The body is not JSON as it is needed: {error}."))
+    })?;
+    Ok(value.0)
+}
+
+/// JSON in which no member is there twice: which of the two counts must not depend on who reads it.
+struct Unique(Value);
+
+impl<'de> serde::Deserialize<'de> for Unique {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl<'de> serde::de::Visitor<'de> for Visitor {
+            type Value = Map<String, Value>;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: serde::de::MapAccess<'de>>(
+                self,
+                mut members: A,
+            ) -> Result<Self::Value, A::Error> {
+                let mut map = Map::new();
+                while let Some((name, value)) = members.next_entry::<String, Value>()? {
+                    if map.contains_key(&name) {
+                        let message = format!("`{name}` is there twice");
+                        return Err(serde::de::Error::custom(message));
+                    }
+                    map.insert(name, value);
+                }
+                Ok(map)
+            }
+        }
+        deserializer.deserialize_map(Visitor).map(|map| Self(Value::Object(map)))
+    }
+}
+
+/// The fields of a form, each once.
+///
+/// # Errors
+/// 415 for another type of body, 400 for a field that is there twice.
+pub fn form_fields(request: &HttpRequest, body: &[u8]) -> Result<Map<String, Value>, ApiError> {
+    if content_type(request) != "application/x-www-form-urlencoded" {
+        let message = "This takes a form (Content-Type: application/x-www-form-urlencoded).";
+        return Err(ApiError::new(Code::UnsupportedMediaType, message));
+    }
+    let mut fields = Map::new();
+    for (name, value) in url::form_urlencoded::parse(body) {
+        if fields.insert(name.to_string(), value.into_owned().into()).is_some() {
+            let message = format!("`{name}` is there twice.");
+            return Err(ApiError::parameter(name.into_owned(), message));
+        }
+    }
+    Ok(fields)
+}
+
+/// A JSON body.
+pub struct Body<T>(pub T);
+
+impl<T: DeserializeOwned + 'static> FromRequest for Body<T> {
+    type Error = ApiError;
+    type Future = LocalBoxFuture<'static, Result<Self, ApiError>>;
+
+    fn from_request(request: &HttpRequest, payload: &mut actix_web::dev::Payload) -> Self::Future {
+        let (request, payload) = (request.clone(), payload.take());
+        Box::pin(async move {
+            let worker = extract::worker(&request)?;
+            let body = read_small(&request, payload, &worker.shared).await?;
+            if content_type(&request) != "application/json" {
+                let message = "This takes JSON (Content-Type: application/json).";
+                return Err(ApiError::new(Code::UnsupportedMediaType, message));
+            }
+            typed(json(&body)?).map(Self)
+        })
+    }
+}
+
+/// A body that is JSON or a form (RFC 6749 says form; programs like JSON better). An empty one has no fields.
+pub struct FormOrJson<T>(pub T);
+
+impl<T: DeserializeOwned + 'static> FromRequest for FormOrJson<T> {
+    type Error = ApiError;
+    type Future = LocalBoxFuture<'static, Result<Self, ApiError>>;
+
+    fn from_request(request: &HttpRequest, payload: &mut actix_web::dev::Payload) -> Self::Future {
+        let (request, payload) = (request.clone(), payload.take());
+        Box::pin(async move {
+            let worker = extract::worker(&request)?;
+            let body = read_small(&request, payload, &worker.shared).await?;
+            let fields = match content_type(&request).as_str() {
+                "application/json" => json(&body)?,
+                "" if body.is_empty() => Map::new().into(),
+                _ => form_fields(&request, &body)?.into(),
+            };
+            typed(fields).map(Self)
+        })
+    }
+}
+
+macro_rules! documented_as_json {
+    ($($body:ident),*) => {$(
+        impl<T: Apiv2Schema> Apiv2Schema for $body<T> {
+            fn name() -> Option<String> {
+                T::name()
+            }
+            fn raw_schema() -> DefaultSchemaRaw {
+                T::raw_schema()
+            }
+        }
+        impl<T: Apiv2Schema> OperationModifier for $body<T> {
+            fn update_parameter(operation: &mut DefaultOperationRaw) {
+                Json::<T>::update_parameter(operation);
+            }
+        }
+    )*};
+}
+documented_as_json!(Body, FormOrJson);

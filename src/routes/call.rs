@@ -9,19 +9,18 @@ use actix_web::{
     web::Payload,
 };
 use bytes::Bytes;
-use tokio_util::sync::CancellationToken;
 
 use super::{
     body,
     error::{ApiError, Code, Dialect},
-    surface,
+    rates, surface,
 };
 use crate::{
     actors::{
         credentials::{Obtain, Refused},
-        streams::StreamTicket,
+        streams::{Cut, StreamTicket},
     },
-    auth::Identity,
+    auth::{Identity, Refusal},
     bedrock::{Call, Operation, Reply, credentials::Authorization, error::BedrockError},
     db::{self, usage::NewUsage},
     state::{Admission, Gate, Worker},
@@ -30,18 +29,19 @@ use crate::{
 
 pub const EVENT_STREAM: &str = "application/vnd.amazon.eventstream";
 
-/// A stream's place with the supervisor, and the token that cuts it.
-pub type Ticket = (StreamTicket, CancellationToken);
+/// A stream's place with the supervisor, and what cuts it.
+pub type Ticket = (StreamTicket, Cut);
 
 /// Lets a call in and reads its body. That comes first of all: a connection on which a body was left unread cannot be
 /// kept.
 ///
 /// # Errors
-/// 503 while stopping or with too many calls in flight; those of [`body::read`].
+/// 503 while stopping or with too many calls in flight; 429 for too many of one caller; those of [`body::read`].
 pub async fn admit(
     request: &HttpRequest,
     payload: Payload,
     worker: &Worker,
+    identity: &Identity,
 ) -> Result<(Admission, Bytes), ApiError> {
     if worker.cut.is_cancelled() {
         return Err(stopping());
@@ -50,6 +50,7 @@ pub async fn admit(
         ApiError::new(Code::Overloaded, "Too many calls at the moment. Try again.")
     })?;
     let body = body::read(request, payload, &mut admission, &worker.shared).await?;
+    rates::check_inference(request, identity).await?;
     Ok((admission, body))
 }
 
@@ -149,7 +150,7 @@ pub fn register(worker: &Worker, identity: &Identity, call: &Call) -> Result<Tic
     StreamTicket::register(
         shared.actors.streams.address(),
         shared.next_stream_id(),
-        identity.user_id,
+        identity,
         call.model.as_str(),
     )
     .map_err(|error| {
@@ -158,12 +159,9 @@ pub fn register(worker: &Worker, identity: &Identity, call: &Call) -> Result<Tic
     })
 }
 
-/// Resolves when a shutdown can wait no longer: for a stream when it is told, else when plain calls are.
-pub async fn cut(worker: &Worker, ticket: Option<&Ticket>) {
-    match ticket {
-        Some((_, token)) => token.cancelled().await,
-        None => worker.cut.cancelled().await,
-    }
+/// What cuts a call: a stream's own, else that of all plain calls, when a shutdown can wait no longer.
+pub fn cut_of(worker: &Worker, ticket: Option<&Ticket>) -> Cut {
+    ticket.map_or_else(|| worker.cut.clone().into(), |(_, cut)| cut.clone())
 }
 
 /// What was asked for, in the words of the row.
@@ -190,7 +188,7 @@ pub fn first_row(
     NewUsage {
         call_id: uuid::Uuid::now_v7().to_string(),
         user_id: identity.user_id,
-        key_id: identity.key_id,
+        key_id: identity.credential.key_id(),
         endpoint_type: asked.endpoint_type.to_owned(),
         operation: call.operation.as_str().to_owned(),
         model_requested: asked.model.to_owned(),
@@ -214,12 +212,16 @@ fn uuid_header(request: &HttpRequest, name: &str) -> Option<String> {
     uuid::Uuid::try_parse(text).ok().map(|id| id.to_string())
 }
 
-/// The service stops before the answer is there.
-pub fn cut_short(mut metered: OpenCall, dialect: Dialect) -> ApiError {
-    let error = stopping();
+/// The call is cut before the answer is there: the service stops, or the caller lost access.
+pub fn cut_short(mut metered: OpenCall, dialect: Dialect, cut: &Cut) -> ApiError {
+    let (error, code, outcome) = if cut.is_revocation() {
+        (ApiError::refused(Refusal::Revoked), "revoked", Outcome::Revoked)
+    } else {
+        (stopping(), "shutting_down", Outcome::Shutdown)
+    };
     metered.told(error.status(dialect));
-    metered.failed("shutting_down", error.message());
-    metered.close(Outcome::Shutdown);
+    metered.failed(code, error.message());
+    metered.close(outcome);
     error
 }
 

@@ -4,7 +4,7 @@
 use std::{borrow::Cow, fmt};
 
 use actix_web::{
-    HttpResponse, ResponseError,
+    HttpRequest, HttpResponse, ResponseError,
     body::MessageBody,
     dev::{ServiceRequest, ServiceResponse},
     http::{StatusCode, header},
@@ -22,6 +22,8 @@ use crate::{
     auth::{AuthError, Refusal},
     bedrock::{error::BedrockError, model_id::ModelIdError},
     db::DbError,
+    limits::Exceeded,
+    templates::{self, ErrorPage},
     usage::journal::JournalError,
 };
 
@@ -29,9 +31,20 @@ use crate::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Code {
     InvalidParameter,
+    InvalidJson,
+    UnknownField,
+    /// A sign-in that took too long, came twice, or began in another browser.
+    LoginExpired,
+    /// A sign-in that the provider or a rule of ours did not allow; the page says which.
+    SignInRefused,
+    /// As OAuth 2.0 names it (RFC 6749 §5.2, RFC 8628 §3.5).
+    OAuth(&'static str),
     Unauthorized,
     Forbidden,
     NotFound,
+    Conflict,
+    KeyLimitReached,
+    RateLimited,
     MethodNotAllowed,
     PayloadTooLarge,
     UnsupportedMediaType,
@@ -40,6 +53,8 @@ pub enum Code {
     Internal,
     DatabaseUnavailable,
     DatabaseReadOnly,
+    AuditUnavailable,
+    ProviderUnavailable,
     UsageJournalUnavailable,
     ShuttingDown,
     Overloaded,
@@ -53,9 +68,17 @@ impl Code {
     fn as_str(self) -> &'static str {
         match self {
             Self::InvalidParameter => "invalid_parameter",
+            Self::InvalidJson => "invalid_json",
+            Self::UnknownField => "unknown_field",
+            Self::LoginExpired => "login_expired",
+            Self::SignInRefused => "sign_in_refused",
+            Self::OAuth(code) => code,
             Self::Unauthorized => "unauthorized",
             Self::Forbidden => "forbidden",
             Self::NotFound => "not_found",
+            Self::Conflict => "conflict",
+            Self::KeyLimitReached => "key_limit_reached",
+            Self::RateLimited => "rate_limited",
             Self::MethodNotAllowed => "method_not_allowed",
             Self::PayloadTooLarge => "payload_too_large",
             Self::UnsupportedMediaType => "unsupported_media_type",
@@ -64,6 +87,8 @@ impl Code {
             Self::Internal => "internal",
             Self::DatabaseUnavailable => "database_unavailable",
             Self::DatabaseReadOnly => "database_read_only",
+            Self::AuditUnavailable => "audit_unavailable",
+            Self::ProviderUnavailable => "provider_unavailable",
             Self::UsageJournalUnavailable => "usage_journal_unavailable",
             Self::ShuttingDown => "shutting_down",
             Self::Overloaded => "overloaded",
@@ -75,10 +100,16 @@ impl Code {
 
     pub fn status(self) -> StatusCode {
         match self {
-            Self::InvalidParameter => StatusCode::BAD_REQUEST,
+            Self::InvalidParameter
+            | Self::InvalidJson
+            | Self::UnknownField
+            | Self::LoginExpired
+            | Self::OAuth(_) => StatusCode::BAD_REQUEST,
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
-            Self::Forbidden => StatusCode::FORBIDDEN,
+            Self::Forbidden | Self::SignInRefused => StatusCode::FORBIDDEN,
             Self::NotFound => StatusCode::NOT_FOUND,
+            Self::Conflict | Self::KeyLimitReached => StatusCode::CONFLICT,
+            Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::PayloadTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -87,6 +118,8 @@ impl Code {
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
             Self::DatabaseUnavailable
             | Self::DatabaseReadOnly
+            | Self::AuditUnavailable
+            | Self::ProviderUnavailable
             | Self::UsageJournalUnavailable
             | Self::ShuttingDown
             | Self::Overloaded
@@ -120,12 +153,42 @@ impl Code {
         }
     }
 
+    /// What OAuth 2.0 calls it.
+    fn oauth(self) -> &'static str {
+        match self {
+            Self::OAuth(code) => code,
+            Self::Unauthorized => "invalid_grant",
+            Self::Forbidden | Self::SignInRefused => "access_denied",
+            code => match code.status().as_u16() {
+                429 | 503 => "temporarily_unavailable",
+                500.. => "server_error",
+                _ => "invalid_request",
+            },
+        }
+    }
+
+    /// A heading for people.
+    fn title(self) -> &'static str {
+        match self {
+            Self::LoginExpired => "This sign-in is over",
+            Self::SignInRefused => "You cannot sign in",
+            Self::NotFound => "There is nothing here",
+            Self::Unauthorized => "You are not signed in",
+            Self::Forbidden => "You may not do this",
+            Self::RateLimited => "Too many tries",
+            code if code.status().is_server_error() => "This does not work at the moment",
+            _ => "This did not work",
+        }
+    }
+
     /// Seconds after which trying again makes sense.
     fn retry_after(self) -> Option<u32> {
         match self {
-            Self::DatabaseUnavailable | Self::DatabaseReadOnly | Self::UsageJournalUnavailable => {
-                Some(5)
-            }
+            Self::DatabaseUnavailable
+            | Self::DatabaseReadOnly
+            | Self::AuditUnavailable
+            | Self::ProviderUnavailable
+            | Self::UsageJournalUnavailable => Some(5),
             Self::ShuttingDown | Self::Overloaded => Some(1),
             _ => None,
         }
@@ -138,9 +201,27 @@ pub enum Dialect {
     Own,
     Bedrock,
     Anthropic,
+    /// RFC 6749 §5.2.
+    OAuth,
+    /// A page, for people.
+    Page,
 }
 
 impl Dialect {
+    /// The dialect for a request: a browser that wants a page is given one, but where programs are at home.
+    pub fn of_request(request: &HttpRequest) -> Self {
+        let accept = request.headers().get(header::ACCEPT);
+        let accept = accept.and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let path = request.path();
+        let sign_in = ["/auth/callback/", "/auth/authorize/"].iter().any(|p| path.starts_with(p));
+        match Self::of(path) {
+            Self::Own if path.starts_with("/api/") => Self::Own,
+            Self::Own if accept.contains("text/html") => Self::Page,
+            Self::Own if sign_in && !accept.contains("application/json") => Self::Page,
+            dialect => dialect,
+        }
+    }
+
     /// The dialect of the clients that call a path. Decides how they are told, and nothing else.
     pub fn of(path: &str) -> Self {
         let below = |base: &str| {
@@ -150,6 +231,8 @@ impl Dialect {
             Self::Bedrock
         } else if below("/anthropic") {
             Self::Anthropic
+        } else if matches!(path, "/auth/token" | "/auth/refresh" | "/auth/device") {
+            Self::OAuth
         } else {
             Self::Own
         }
@@ -166,10 +249,14 @@ impl Dialect {
     description = "The credential may not do this",
     code = 404,
     description = "There is no such thing, or it is somebody else's",
+    code = 409,
+    description = "It does not go together with what is there",
     code = 413,
     description = "The body is larger than server.max_body_bytes",
     code = 415,
     description = "The body is compressed",
+    code = 429,
+    description = "Too many of these; Retry-After says when to try again",
     code = 500,
     description = "The service failed",
     code = 503,
@@ -180,7 +267,9 @@ impl Dialect {
 pub struct ApiError {
     pub code: Code,
     message: Cow<'static, str>,
-    field: Option<&'static str>,
+    field: Option<Cow<'static, str>>,
+    /// Several at once: field and message.
+    details: Vec<(String, String)>,
     cause: Option<Box<dyn std::error::Error + Send + Sync>>,
     /// Why a credential was refused: for the log and the metric.
     pub refusal: Option<Refusal>,
@@ -204,6 +293,7 @@ impl ApiError {
             code,
             message: message.into(),
             field: None,
+            details: Vec::new(),
             cause: None,
             refusal: None,
             telling: Box::new(Telling {
@@ -222,23 +312,49 @@ impl ApiError {
         error
     }
 
-    /// To be told to a client on this path.
-    pub fn on(mut self, path: &str, request_id: String) -> Self {
-        (self.telling.dialect, self.telling.request_id) = (Dialect::of(path), request_id);
+    /// To be told to a client in this dialect.
+    pub fn on(mut self, dialect: Dialect, request_id: String) -> Self {
+        (self.telling.dialect, self.telling.request_id) = (dialect, request_id);
         self
+    }
+
+    /// Too many of something, and when it may be tried again.
+    pub fn rate_limited(exceeded: &Exceeded) -> Self {
+        let setting = exceeded.limit.setting();
+        let seconds = exceeded.retry_after.as_secs() + 1;
+        let message =
+            format!("Too many of these. Try again in {seconds} s. The limit is {setting}.");
+        let mut error = Self::new(Code::RateLimited, message);
+        error.telling.retry_after = Some(seconds.to_string());
+        error
+    }
+
+    /// Members of a body that nobody knows, by name.
+    pub fn unknown_fields(names: Vec<String>) -> Self {
+        let first = names.first().cloned().unwrap_or_default();
+        let message = format!("`{first}` is not a field of this request.");
+        let details = names.into_iter().map(|name| (name, "This field is not known.".to_owned()));
+        Self {
+            field: Some(first.into()),
+            details: details.collect(),
+            ..Self::new(Code::UnknownField, message)
+        }
     }
 
     /// The status that the client of a dialect is given.
     pub fn status(&self, dialect: Dialect) -> u16 {
         match dialect {
             Dialect::Anthropic => self.code.told().status,
-            Dialect::Bedrock | Dialect::Own => self.code.status().as_u16(),
+            _ => self.code.status().as_u16(),
         }
     }
 
     /// A parameter that is wrong, by name.
-    pub fn parameter(field: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { field: Some(field), ..Self::new(Code::InvalidParameter, message) }
+    pub fn parameter(
+        field: impl Into<Cow<'static, str>>,
+        message: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        Self { field: Some(field.into()), ..Self::new(Code::InvalidParameter, message) }
     }
 
     pub fn caused_by(mut self, cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
@@ -278,14 +394,26 @@ impl ApiError {
                 "error": { "type": self.code.told().kind, "message": self.message },
                 "request_id": anthropic_id(&self.telling.request_id),
             }),
-            Dialect::Own => {
+            Dialect::OAuth => json!({
+                "error": self.code.oauth(),
+                "error_description": self.message,
+                "request_id": self.telling.request_id,
+            }),
+            Dialect::Own | Dialect::Page => {
                 let mut error = json!({
                     "code": self.code.as_str(),
                     "message": self.message,
                     "request_id": self.telling.request_id,
                 });
-                if let (Some(field), Some(members)) = (self.field, error.as_object_mut()) {
-                    members.insert("field".to_owned(), field.into());
+                if let Some(members) = error.as_object_mut() {
+                    if let Some(field) = &self.field {
+                        members.insert("field".to_owned(), field.as_ref().into());
+                    }
+                    if self.details.len() > 1 {
+                        let detail = |(field, message): &(String, String)| json!({ "field": field, "message": message });
+                        let details = self.details.iter().map(detail).collect();
+                        members.insert("details".to_owned(), details);
+                    }
                 }
                 json!({ "error": error })
             }
@@ -326,7 +454,15 @@ impl ResponseError for ApiError {
             response.insert_header((header::ALLOW, self.telling.allow.as_str()));
         }
         match self.telling.dialect {
-            Dialect::Own => {}
+            Dialect::Own | Dialect::OAuth => {}
+            Dialect::Page => {
+                let page = ErrorPage {
+                    title: self.code.title(),
+                    message: &self.message,
+                    request_id: &self.telling.request_id,
+                };
+                return templates::answer(response, &page);
+            }
             Dialect::Bedrock => {
                 response.insert_header(("x-amzn-errortype", self.code.bedrock()));
                 response.insert_header(("x-amzn-requestid", self.telling.request_id.as_str()));
@@ -354,16 +490,17 @@ pub async fn in_shape(
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<impl MessageBody>, actix_web::Error> {
     let (path, id) = (request.path().to_owned(), request_id(&request));
+    let dialect = Dialect::of_request(request.request());
     let outcome =
         futures_util::FutureExt::catch_unwind(std::panic::AssertUnwindSafe(next.call(request)))
             .await;
     let response = match outcome {
         Ok(Ok(response)) => response,
-        Ok(Err(error)) => return Err(as_api_error(&error).on(&path, id).into()),
+        Ok(Err(error)) => return Err(as_api_error(&error).on(dialect, id).into()),
         Err(_panic) => {
             tracing::error!(request_id = id, "a handler panicked");
             let error = ApiError::new(Code::Internal, "The service failed to answer this request.");
-            return Err(error.on(&path, id).into());
+            return Err(error.on(dialect, id).into());
         }
     };
     let status = response.status();
@@ -385,7 +522,7 @@ pub async fn in_shape(
     match shaped {
         Some(error) => {
             let (request, _) = response.into_parts();
-            Ok(ServiceResponse::from_err(error.on(&path, id), request))
+            Ok(ServiceResponse::from_err(error.on(dialect, id), request))
         }
         None => Ok(response.map_into_boxed_body()),
     }
@@ -417,7 +554,8 @@ fn as_api_error(error: &actix_web::Error) -> ApiError {
         Some(known) => ApiError {
             code: known.code,
             message: known.message.clone(),
-            field: known.field,
+            field: known.field.clone(),
+            details: known.details.clone(),
             cause: Some(known.causes()).filter(|causes| !causes.is_empty()).map(Into::into),
             refusal: known.refusal,
             telling: known.telling.clone(),
@@ -441,10 +579,16 @@ pub fn query(error: &actix_web::error::QueryPayloadError) -> ApiError {
     ApiError::new(Code::InvalidParameter, format!("The query is wrong: {error}."))
 }
 
+/// A part of the path that is not what stands in its place, such as an id that is no number (SEC-101).
+pub fn path(error: &actix_web::error::PathError) -> ApiError {
+    ApiError::new(Code::InvalidParameter, format!("The path is wrong: {error}."))
+}
+
 impl From<AuthError> for ApiError {
     fn from(error: AuthError) -> Self {
         match error {
             AuthError::Refused(refusal) => Self::refused(refusal),
+            AuthError::OwnerOfKey { .. } => Self::refused(Refusal::OwnerNotActive),
             AuthError::Unavailable(cause) => Self::new(
                 Code::DatabaseUnavailable,
                 "The credential cannot be checked at the moment because the database is away. Try again.",
@@ -469,6 +613,10 @@ impl From<DbError> for ApiError {
             DbError::ReadOnly => {
                 (Code::DatabaseReadOnly, "The database is read-only at the moment.")
             }
+            DbError::Audit(_) => (
+                Code::AuditUnavailable,
+                "The audit log cannot be written at the moment, so nothing was changed. Try again.",
+            ),
             DbError::Query(_) | DbError::Schema(_) => {
                 (Code::Internal, "The service failed to answer this request.")
             }

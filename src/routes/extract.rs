@@ -1,4 +1,12 @@
-//! Authentication as handler parameters: naming one is what makes a route private.
+//! Authentication as handler parameters: naming one is what makes a route private, and says which credentials it takes.
+//!
+//! | Parameter | Takes |
+//! |---|---|
+//! | [`Caller`] | an API key or an access token |
+//! | [`Reader`] | those, or a browser's session |
+//! | [`Person`] | an access token or a browser's session |
+//! | [`Admin`] | the same, of an admin |
+//! | [`Visitor`] | a browser's session, or nobody |
 
 use std::sync::Arc;
 
@@ -7,13 +15,15 @@ use futures_util::future::LocalBoxFuture;
 use paperclip::actix::Apiv2Security;
 
 use super::{
+    cookies, csrf,
     error::{ApiError, Code},
-    surface,
+    rates, surface,
 };
 use crate::{
     actors::auth::{Authenticate, Lookup, Used},
-    auth::{AuthError, Credential, Identity, Refusal},
-    db,
+    auth::{AuthError, Credential, CredentialId, Identity, Refusal, random::SessionText},
+    db::{self, audit::Event},
+    limits::{Limit, Subject},
     state::Worker,
 };
 
@@ -28,66 +38,177 @@ use crate::{
 )]
 pub struct Caller(pub Arc<Identity>);
 
-/// An admin with an access token; an admin's API key is not enough (SEC-9).
+/// Anybody, whatever they bring.
+#[derive(Apiv2Security)]
+#[openapi(
+    apiKey,
+    in = "header",
+    name = "Authorization",
+    alias = "bearer",
+    description = "Bearer: API key or access token"
+)]
+pub struct Reader(pub Arc<Identity>);
+
+/// Somebody in person: an access token or a browser's session. A key is not enough (SEC-9).
+#[derive(Apiv2Security)]
+#[openapi(
+    apiKey,
+    in = "header",
+    name = "Authorization",
+    alias = "person",
+    description = "Bearer: an access token; or a browser's session"
+)]
+pub struct Person(pub Arc<Identity>);
+
+/// An admin with an access token or a browser's session; an admin's API key is not enough (SEC-9).
 #[derive(Apiv2Security)]
 #[openapi(
     apiKey,
     in = "header",
     name = "Authorization",
     alias = "admin",
-    description = "Bearer: an admin's access token"
+    description = "Bearer: an admin's access token; or an admin's session in a browser"
 )]
-pub struct Admin;
+pub struct Admin(pub Arc<Identity>);
 
-impl FromRequest for Caller {
-    type Error = ApiError;
-    type Future = LocalBoxFuture<'static, Result<Self, ApiError>>;
+/// Whoever looks at a page; `None` without a session in force. For reading only: what a page changes goes through
+/// [`csrf::Signed`].
+pub struct Visitor(pub Option<Arc<Identity>>);
 
-    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
-        let request = request.clone();
-        Box::pin(async move { authenticate(&request).await.map(Self) })
-    }
-}
+macro_rules! extracts {
+    ($parameter:ident, $request:ident => $let_in:expr) => {
+        impl FromRequest for $parameter {
+            type Error = ApiError;
+            type Future = LocalBoxFuture<'static, Result<Self, ApiError>>;
 
-impl FromRequest for Admin {
-    type Error = ApiError;
-    type Future = LocalBoxFuture<'static, Result<Self, ApiError>>;
-
-    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
-        let request = request.clone();
-        Box::pin(async move {
-            let identity = authenticate(&request).await?;
-            if identity.admin && identity.key_id.is_none() {
-                Ok(Self)
-            } else {
-                Err(ApiError::new(Code::Forbidden, "This needs an admin's access token."))
+            fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+                let $request = request.clone();
+                Box::pin(async move { $let_in.await.map(Self) })
             }
-        })
+        }
+    };
+}
+extracts!(Caller, request => authenticate(&request, false));
+extracts!(Reader, request => authenticate(&request, true));
+extracts!(Person, request => in_person(&request));
+extracts!(Admin, request => as_admin(&request));
+extracts!(Visitor, request => visit(&request));
+
+impl Person {
+    /// For handlers that take more than one kind of caller, and decide which by the request.
+    ///
+    /// # Errors
+    /// As the parameter.
+    pub async fn extract_from(request: &HttpRequest) -> Result<Self, ApiError> {
+        in_person(request).await.map(Self)
     }
 }
 
-/// Who is calling. A credential that is known waits for no other thread.
-async fn authenticate(request: &HttpRequest) -> Result<Arc<Identity>, ApiError> {
-    let worker = request
-        .app_data::<Data<Worker>>()
-        .ok_or_else(|| ApiError::new(Code::Internal, "Not wired."))?;
-    let refused = |kind: &str, refusal: Refusal| {
-        worker.shared.metrics.auth.with_label_values(&[kind, refusal.as_str()]).inc();
-        ApiError::refused(refusal)
+async fn in_person(request: &HttpRequest) -> Result<Arc<Identity>, ApiError> {
+    let identity = authenticate(request, true).await?;
+    if identity.credential.key_id().is_some() {
+        let message = "An API key cannot do this; sign in, or use an access token.";
+        return Err(ApiError::new(Code::Forbidden, message));
+    }
+    Ok(identity)
+}
+
+async fn as_admin(request: &HttpRequest) -> Result<Arc<Identity>, ApiError> {
+    let identity = authenticate(request, true).await?;
+    let worker = worker(request)?;
+    if !identity.admin || identity.credential.key_id().is_some() {
+        let origin = surface::origin(request, Some(&identity));
+        let what = Subject::User(identity.user_id);
+        if worker.shared.notes.is_first("admin_denied", what) {
+            let event = Event {
+                user_id: Some(identity.user_id),
+                object: request.match_pattern().unwrap_or_default(),
+                error: Some("forbidden"),
+                ..Event::new(db::now(), "admin_denied", &origin)
+            };
+            surface::note_refusal(&worker, event).await;
+        }
+        return Err(ApiError::new(
+            Code::Forbidden,
+            "This needs an admin's access token or session.",
+        ));
+    }
+    if !request.method().is_safe() {
+        rates::check(request, Limit::AdminWrite, Subject::User(identity.user_id)).await?;
+    }
+    Ok(identity)
+}
+
+async fn visit(request: &HttpRequest) -> Result<Option<Arc<Identity>>, ApiError> {
+    let worker = worker(request)?;
+    // A session that is over is as good as none: the page shows where to sign in.
+    let Some(given) = cookies::session(request, worker.shared.sign_in.secure)
+        .and_then(|text| SessionText::parse(&text).ok())
+    else {
+        return Ok(None);
     };
-    let text = credential(request)?.ok_or_else(|| refused("none", Refusal::Missing))?;
-    let given = Credential::parse(text).map_err(|refusal| refused("unknown", refusal))?;
-    let actors = &worker.shared.actors;
+    match known(request, &worker, Credential::Session(given)).await {
+        Ok(identity) => Ok(Some(identity)),
+        Err(error) if error.refusal.is_some() => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// The worker of a request.
+pub fn worker(request: &HttpRequest) -> Result<Arc<Worker>, ApiError> {
+    let worker = request.app_data::<Data<Worker>>().cloned();
+    worker.map(Data::into_inner).ok_or_else(|| ApiError::new(Code::Internal, "Not wired."))
+}
+
+/// Who is calling. A credential that is known waits for no other thread. `cookies`: a browser's session counts too, and
+/// with it the checks that a request which changes something comes from our own pages.
+async fn authenticate(request: &HttpRequest, cookies: bool) -> Result<Arc<Identity>, ApiError> {
+    let worker = worker(request)?;
+    let identity = match credential(request)? {
+        // One credential is used, and the one that was put there on purpose goes first (SEC-29).
+        Some(text) => match Credential::parse(text) {
+            Ok(given) => known(request, &worker, given).await?,
+            Err(refusal) => return Err(refused(request, &worker, "unknown", refusal).await),
+        },
+        None => {
+            let cookie = if cookies {
+                cookies::session(request, worker.shared.sign_in.secure)
+            } else {
+                None
+            };
+            let Some(text) = cookie else {
+                count(&worker, "none", Refusal::Missing);
+                return Err(ApiError::refused(Refusal::Missing));
+            };
+            match SessionText::parse(&text) {
+                Ok(given) => known(request, &worker, Credential::Session(given)).await?,
+                Err(refusal) => return Err(refused(request, &worker, "session", refusal).await),
+            }
+        }
+    };
+    if let CredentialId::Cookie(session_id) = &identity.credential {
+        csrf::check_header(request, &worker, session_id)?;
+    }
+    Ok(identity)
+}
+
+async fn known(
+    request: &HttpRequest,
+    worker: &Worker,
+    given: Credential,
+) -> Result<Arc<Identity>, ApiError> {
+    let (actors, kind) = (&worker.shared.actors, given.kind());
     let identity = match actors.known.get(&given.digest(), db::now()) {
         Lookup::Good { identity, note_use } => {
-            if note_use && let Some(key_id) = identity.key_id {
+            if note_use {
                 // Best effort: a full mailbox costs a minute of accuracy.
-                let _full = actors.auth.address().try_send(Used { key_id });
+                let used = Used(identity.credential.clone());
+                let _full = actors.auth.address().try_send(used);
             }
-            worker.shared.metrics.auth.with_label_values(&[given.kind(), "cached"]).inc();
+            worker.shared.metrics.auth.with_label_values(&[kind, "cached"]).inc();
             identity
         }
-        Lookup::Refused(refusal) => return Err(refused(given.kind(), refusal)),
+        Lookup::Refused(refusal) => return Err(refused(request, worker, kind, refusal).await),
         Lookup::Unknown => {
             let answer =
                 actors.auth.address().send(Authenticate(given)).await.map_err(|error| {
@@ -97,11 +218,36 @@ async fn authenticate(request: &HttpRequest) -> Result<Arc<Identity>, ApiError> 
                     )
                     .caused_by(error)
                 })?;
-            answer.map_err(|error: AuthError| ApiError::from(error))?
+            match answer {
+                Ok(identity) => identity,
+                // The actor has counted it.
+                Err(error) => return Err(slowed(request, error).await),
+            }
         }
     };
     surface::note_caller(request, &identity);
     Ok(identity)
+}
+
+fn count(worker: &Worker, kind: &str, refusal: Refusal) {
+    worker.shared.metrics.auth.with_label_values(&[kind, refusal.as_str()]).inc();
+}
+
+async fn refused(request: &HttpRequest, worker: &Worker, kind: &str, refusal: Refusal) -> ApiError {
+    count(worker, kind, refusal);
+    slowed(request, AuthError::Refused(refusal)).await
+}
+
+/// Whoever tries one bad credential after another is told to slow down (SEC-60). It is looked at only once a credential
+/// was refused: at the same address, a good one is let in all the while.
+async fn slowed(request: &HttpRequest, error: AuthError) -> ApiError {
+    if error.refusal().is_some() {
+        let subject = surface::subject(request);
+        if let Err(exceeded) = rates::check(request, Limit::FailedCredential, subject).await {
+            return exceeded;
+        }
+    }
+    error.into()
 }
 
 /// The one credential of a request (SEC-10): `Authorization: Bearer` or `X-API-Key`. Both may be there if they agree.

@@ -57,14 +57,6 @@ pub async fn live(worker: Data<Worker>) -> HttpResponse {
     answer(alive, &json!({ "status": status, "version": env!("CARGO_PKG_VERSION") }))
 }
 
-/// Reachable?
-///
-/// For clients that probe the base address.
-#[api_v2_operation(tags(Health), operation_id = "probe")]
-pub async fn probe() -> HttpResponse {
-    HttpResponse::Ok().finish()
-}
-
 fn answer(good: bool, body: &serde_json::Value) -> HttpResponse {
     if good { HttpResponse::Ok().json(body) } else { HttpResponse::ServiceUnavailable().json(body) }
 }

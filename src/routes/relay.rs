@@ -21,10 +21,10 @@ use bytes::Bytes;
 use futures_util::{Stream, StreamExt, future::LocalBoxFuture};
 use serde::Deserialize;
 use tokio::time::{Instant, Sleep, sleep_until};
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use crate::{
-    actors::streams::StreamTicket,
+    actors::streams::{Cut, StreamTicket},
     anthropic::error::{Told, of_exception},
     bedrock::event_stream::{Frame, KEPT},
     settings::OnDisconnect,
@@ -108,7 +108,12 @@ impl End {
         Self::of(Outcome::Timeout, "modelTimeoutException", "The call took too long.")
     }
 
-    fn stopping() -> Self {
+    /// Why the stream was cut from our side.
+    fn of_cut(cut: &Cut) -> Self {
+        if cut.is_revocation() {
+            let message = "The credential is not accepted any more.";
+            return Self::of(Outcome::Revoked, "accessDeniedException", message);
+        }
         let message = "The service is stopping. Try again.";
         Self::of(Outcome::Shutdown, "serviceUnavailableException", message)
     }
@@ -162,21 +167,21 @@ impl<W: Wire> Opened<W> {
         Self { upstream, wire, call: Some(call), journal, first: None, ended: false }
     }
 
-    /// Reads until there is something for the client, or `cut` resolves.
+    /// Reads until there is something for the client, or it is cut.
     ///
     /// # Errors
     /// Why there never was, and the call to be closed with it.
     pub async fn begin(
         mut self,
         idle: Duration,
-        cut: impl Future<Output = ()>,
+        cut: &Cut,
     ) -> Result<Self, (End, Option<OpenCall>)> {
-        let mut cut = std::pin::pin!(cut);
+        let mut told = std::pin::pin!(cut.token.cancelled());
         loop {
             let next = tokio::select! {
                 biased;
                 next = tokio::time::timeout(idle, self.upstream.next()) => next,
-                () = &mut cut => return Err((End::stopping(), self.call)),
+                () = &mut told => return Err((End::of_cut(cut), self.call)),
             };
             let step = match next {
                 Err(_elapsed) => return Err((End::silent(), self.call)),
@@ -209,7 +214,7 @@ impl<W: Wire> Opened<W> {
 pub struct Watch {
     pub admission: Admission,
     pub ticket: StreamTicket,
-    pub cut: CancellationToken,
+    pub cut: Cut,
     /// When the whole call must be over.
     pub deadline: std::time::Instant,
     /// The longest silence towards the client.
@@ -243,7 +248,8 @@ pub struct Relay<W: Wire> {
     idle: Duration,
     ping: Option<Duration>,
     deadline: Instant,
-    cut: Pin<Box<WaitForCancellationFutureOwned>>,
+    cut: Cut,
+    told: Pin<Box<WaitForCancellationFutureOwned>>,
     worker: Arc<Worker>,
     admission: Admission,
     _ticket: StreamTicket,
@@ -294,7 +300,8 @@ impl<W: Wire> Relay<W> {
             idle: worker.bedrock.limits.idle,
             ping,
             deadline,
-            cut: Box::pin(cut.cancelled_owned()),
+            told: Box::pin(cut.token.clone().cancelled_owned()),
+            cut,
             worker: worker.clone(),
             admission,
             _ticket: ticket,
@@ -303,8 +310,9 @@ impl<W: Wire> Relay<W> {
 
     /// One step of a live stream.
     fn poll_live(&mut self, context: &mut Context<'_>) -> Polled {
-        if self.cut.as_mut().poll(context).is_ready() {
-            return Poll::Ready(self.give_up(End::stopping()));
+        if self.told.as_mut().poll(context).is_ready() {
+            let end = End::of_cut(&self.cut);
+            return Poll::Ready(self.give_up(end));
         }
         let Some(source) = &mut self.source else { return Poll::Ready(None) };
         if let Some(step) = source.first.take() {

@@ -20,9 +20,24 @@ use uuid::Uuid;
 
 use super::error::{ApiError, Code, Dialect, anthropic_id};
 use crate::{
+    actors::auth::Revalidate,
     auth::Identity,
+    db::audit::{self, Event, Origin},
+    limits::Subject,
     state::{Worker, client_address},
 };
+
+/// What pages may load and do: their own files, and nothing else (SEC-49).
+const PAGE_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
+    font-src 'self'; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
+const POLICY: &str = "default-src 'none'; frame-ancestors 'none'";
+/// All features that browsers let a page switch off.
+const NO_FEATURES: &str = "accelerometer=(), ambient-light-sensor=(), autoplay=(), battery=(), bluetooth=(), camera=(), \
+    clipboard-read=(), clipboard-write=(), display-capture=(), encrypted-media=(), fullscreen=(), gamepad=(), \
+    geolocation=(), gyroscope=(), hid=(), identity-credentials-get=(), idle-detection=(), keyboard-map=(), \
+    local-fonts=(), magnetometer=(), microphone=(), midi=(), payment=(), picture-in-picture=(), \
+    publickey-credentials-create=(), publickey-credentials-get=(), screen-wake-lock=(), serial=(), \
+    speaker-selection=(), storage-access=(), sync-xhr=(), usb=(), web-share=(), xr-spatial-tracking=()";
 
 /// What is noted of a request on its way, for its access line. Kept beside the request and not in its span: a span's
 /// fields are formatted anew whenever one is added.
@@ -46,7 +61,58 @@ pub fn request_id(request: &impl HttpMessage) -> String {
 /// Notes who calls.
 pub fn note_caller(request: &HttpRequest, identity: &Identity) {
     if let Some(facts) = request.extensions_mut().get_mut::<Facts>() {
-        facts.caller = Some((identity.user_id, identity.key_id));
+        facts.caller = Some((identity.user_id, identity.credential.key_id()));
+    }
+}
+
+/// Who does what this request does, and from where, for the audit log.
+pub fn origin(request: &HttpRequest, identity: Option<&Identity>) -> Origin {
+    let agent = request.headers().get(header::USER_AGENT).and_then(|value| value.to_str().ok());
+    let actor = identity.map(|identity| format!("user:{}", identity.user_id));
+    Origin {
+        actor: actor.unwrap_or_else(|| "anonymous".to_owned()),
+        credential: identity.map(|identity| identity.credential.to_string()),
+        ip_address: client(request).map(|address| address.to_string()),
+        user_agent: agent.map(|text| text.chars().take(256).collect()),
+        request_id: Some(request_id(request)),
+    }
+}
+
+/// The client's address.
+fn client(request: &HttpRequest) -> Option<IpAddr> {
+    request.extensions().get::<Facts>().and_then(|facts| facts.client)
+}
+
+/// The client's address, as limits of rate count it.
+pub fn subject(request: &HttpRequest) -> Subject {
+    let nowhere = IpAddr::from([0, 0, 0, 0]);
+    Subject::address(client(request).unwrap_or(nowhere))
+}
+
+/// Writes a refusal into the audit log, best effort: what was refused has changed nothing that would have to be undone.
+pub async fn note_refusal(worker: &Worker, event: Event<'_>) {
+    let written = async {
+        let mut conn = worker.shared.pool.writer().await?;
+        audit::record(&mut conn, event).await
+    };
+    if let Err(error) = written.await {
+        worker.shared.metrics.audit_lost.inc();
+        tracing::warn!(%error, "a refusal could not be written into the audit log");
+    }
+}
+
+/// Access was taken away: this instance forgets what it knows of credentials at once, others within the bound (REL-20).
+///
+/// # Errors
+/// That the database is away; then the next look does it.
+pub async fn revalidate(worker: &Worker) -> Result<(), ApiError> {
+    match worker.shared.actors.auth.address().send(Revalidate).await {
+        Ok(Err(error)) => {
+            tracing::warn!(%error, "what is known of credentials could not be looked over; trying again");
+            Ok(())
+        }
+        Ok(Ok(())) => Ok(()),
+        Err(error) => Err(ApiError::new(Code::Overloaded, "Try again.").caused_by(error)),
     }
 }
 
@@ -74,9 +140,18 @@ impl RootSpanBuilder for AccessLog {
             .and_then(|text| Uuid::try_parse(text).ok())
             .unwrap_or_else(Uuid::now_v7);
         let worker = request.app_data::<Data<Worker>>();
-        let trusted = worker.map_or(&[][..], |worker| &worker.shared.server.trusted_proxies);
         let peer = request.peer_addr().map(|peer| peer.ip());
-        let client = peer.map(|peer| client_address(peer, text("x-forwarded-for"), trusted));
+        let client = peer.zip(worker).map(|(peer, worker)| {
+            let server = &worker.shared.server;
+            let header = server.forwarded_header;
+            // A line that is no text stops the walk from proxy to proxy, as an address that is none does.
+            let lines: Vec<&str> = request
+                .headers()
+                .get_all(header.name())
+                .map(|line| line.to_str().unwrap_or("-"))
+                .collect();
+            client_address(peer, header, lines.into_iter(), &server.trusted_proxies)
+        });
         let started = Instant::now();
         let facts = Facts { id, started, client, caller: None, model: None, edited: None };
         request.extensions_mut().insert(facts);
@@ -140,13 +215,13 @@ pub async fn guard(
 ) -> Result<ServiceResponse<impl MessageBody>, Error> {
     let worker = request.app_data::<Data<Worker>>().cloned();
     let id = request_id(&request);
-    let dialect = Dialect::of(request.path());
-    let inference = dialect != Dialect::Own;
+    let dialect = Dialect::of_request(request.request());
+    let inference = matches!(dialect, Dialect::Bedrock | Dialect::Anthropic);
     let refused =
         worker.as_ref().and_then(|worker| check_head(request.request(), worker, inference).err());
     let mut response = match refused {
         Some(error) => {
-            let error = error.on(request.path(), id.clone());
+            let error = error.on(dialect, id.clone());
             request.error_response(error).map_into_left_body()
         }
         None => next.call(request).await?.map_into_right_body(),
@@ -159,21 +234,23 @@ pub async fn guard(
         response.response_mut().head_mut().set_connection_type(actix_http::ConnectionType::Close);
     }
     let headers = response.headers_mut();
-    let streamed = headers.contains_key(header::CACHE_CONTROL);
+    let caching_said = headers.contains_key(header::CACHE_CONTROL);
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+    let page = kind.is_some_and(|kind| kind.starts_with("text/html"));
     let mut set = |name: &'static str, value: &'static str| {
         headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
     };
     set("x-content-type-options", "nosniff");
-    if !streamed {
+    if !caching_said {
         set("cache-control", "no-store");
     }
     if !inference {
-        set("content-security-policy", "default-src 'none'; frame-ancestors 'none'");
+        set("content-security-policy", if page { PAGE_POLICY } else { POLICY });
         set("x-frame-options", "DENY");
         set("referrer-policy", "no-referrer");
         set("cross-origin-opener-policy", "same-origin");
         set("cross-origin-resource-policy", "same-origin");
-        set("permissions-policy", "camera=(), geolocation=(), microphone=(), payment=(), usb=()");
+        set("permissions-policy", NO_FEATURES);
         if https {
             set("strict-transport-security", "max-age=31536000; includeSubDomains");
         }
@@ -218,8 +295,8 @@ fn check_head(request: &HttpRequest, worker: &Worker, inference: bool) -> Result
             "The request needs exactly one valid Host header.",
         ));
     };
-    let checked =
-        !inference && ["/api/", "/auth/"].iter().any(|prefix| request.path().starts_with(prefix));
+    // Probes and balancers call by address.
+    let checked = !inference && !request.path().starts_with("/health");
     let known = &worker.shared.hosts;
     if checked && !known.is_empty() && !known.contains(&host.to_ascii_lowercase()) {
         let message = "The Host header names no host of this service (server.public_url, server.allowed_hosts).";

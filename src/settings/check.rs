@@ -1,5 +1,7 @@
 //! What the types cannot say: ranges, forms, and settings that exclude each other.
 
+mod sign_in;
+
 use awc::http::Uri;
 use secrecy::{ExposeSecret, SecretString};
 
@@ -50,6 +52,7 @@ pub(super) fn check(settings: &Settings, need: Need) -> Vec<Problem> {
         secrets(&mut check, &settings.secrets, &settings.jwt);
     }
     server(&mut check, &settings.server);
+    sign_in::check(&mut check, settings);
     aws(&mut check, &settings.aws);
     models(&mut check, &settings.models, &settings.aws);
     metrics(&mut check, &settings.metrics, &settings.server);
@@ -101,10 +104,6 @@ pub(super) fn check(settings: &Settings, need: Need) -> Vec<Problem> {
     let sane =
         [keys.default_expiry_days, keys.max_expiry_days].iter().flatten().all(|d| *d <= longest);
     check.that(sane, "api_keys.max_expiry_days", format!("must be at most {longest}"));
-    for email in &settings.admin.emails {
-        let parts = email.split('@').filter(|part| !part.is_empty()).count();
-        check.that(parts == 2, "admin.emails", format!("`{email}` is not an e-mail address"));
-    }
     let shutdown = &settings.shutdown;
     for (key, value) in [
         ("shutdown.pre_drain_seconds", shutdown.pre_drain_seconds),
@@ -208,6 +207,12 @@ fn jwt(check: &mut Check, jwt: &Jwt) {
     }
     let ttl = (1..=3600).contains(&jwt.access_token_ttl);
     check.that(ttl, "jwt.access_token_ttl", "must be 1 to 3600 seconds");
+    let family = (60..=31_536_000).contains(&jwt.refresh_token_ttl);
+    check.that(family, "jwt.refresh_token_ttl", "must be 60 to 31536000 seconds (a year)");
+    let idle = (60..=jwt.refresh_token_ttl).contains(&jwt.refresh_idle_seconds);
+    check.that(idle, "jwt.refresh_idle_seconds", "must be 60 seconds to jwt.refresh_token_ttl");
+    let retry = jwt.refresh_retry_seconds <= 10;
+    check.that(retry, "jwt.refresh_retry_seconds", "must be 0 to 10 seconds");
     check.that(!jwt.issuer.is_empty(), "jwt.issuer", "must not be empty");
     check.that(!jwt.audience.is_empty(), "jwt.audience", "must not be empty");
     let mut ids: Vec<&str> = jwt.secret_id.iter().map(String::as_str).collect();
@@ -229,8 +234,19 @@ fn secrets(check: &mut Check, secrets: &Secrets, jwt: &Jwt) {
             jwt.secret.as_ref().map(SecretString::expose_secret) == Some(pepper.expose_secret());
         check.that(!same, "secrets.api_key_pepper", "must differ from jwt.secret");
     }
+    if let Some(key) = &secrets.encryption_key {
+        secret(check, "secrets.encryption_key", key);
+        let jwt = jwt.secret.as_ref().map(SecretString::expose_secret);
+        let pepper = secrets.api_key_pepper.as_ref().map(SecretString::expose_secret);
+        let own = jwt != Some(key.expose_secret()) && pepper != Some(key.expose_secret());
+        let message = "must differ from jwt.secret and secrets.api_key_pepper";
+        check.that(own, "secrets.encryption_key", message);
+    }
     for pepper in &secrets.previous_api_key_peppers {
         secret(check, "secrets.previous_api_key_peppers", pepper);
+    }
+    for key in &secrets.previous_encryption_keys {
+        secret(check, "secrets.previous_encryption_keys", key);
     }
 }
 

@@ -22,6 +22,7 @@ const MASK: &str = "********";
 const SECRETS: &[&str] = &[
     "jwt.secret",
     "secrets.api_key_pepper",
+    "secrets.encryption_key",
     "aws.access_key_id",
     "aws.secret_access_key",
     "aws.session_token",
@@ -31,8 +32,13 @@ const SECRETS: &[&str] = &[
 ];
 
 /// Maps whose members are the operator's: any key is known in them.
-const OPEN: &[&str] =
-    &["aws.region_prefix_mappings", "models.aliases", "models.betas", "models.fields"];
+const OPEN: &[&str] = &[
+    "aws.region_prefix_mappings",
+    "models.aliases",
+    "models.betas",
+    "models.fields",
+    "oauth.providers",
+];
 
 /// What a command needs of the settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -271,20 +277,32 @@ fn remove_member(tree: &mut Value, keys: &[&str]) -> bool {
     members.and_then(Value::as_object_mut).is_some_and(|map| map.remove(*member).is_some())
 }
 
+/// The places of all secrets: those that every installation has, and those of its identity providers.
+fn secret_places(tree: &Value) -> Vec<Vec<String>> {
+    let fixed = SECRETS.iter().map(|key| key.split('.').map(str::to_owned).collect());
+    let providers = tree.pointer("/oauth/providers").and_then(Value::as_object);
+    let names = providers.into_iter().flat_map(Map::keys);
+    let of_provider =
+        |name: &String| ["oauth", "providers", name, "client_secret"].map(str::to_owned).to_vec();
+    fixed.chain(names.map(of_provider)).collect()
+}
+
 /// Replaces `<secret>_file: PATH` by the secret that the file holds.
 fn read_secret_files(tree: &mut Value, defaults: &Value, problems: &mut Vec<Problem>) {
-    for secret in SECRETS {
-        let Some((section, field)) = secret.split_once('.') else { continue };
+    for place in secret_places(tree) {
+        let secret = place.join(".");
+        let Some((field, section)) = place.split_last() else { continue };
         let from = format!("{field}_file");
-        let Some(members) = tree.get_mut(section).and_then(Value::as_object_mut) else { continue };
+        let members = section.iter().try_fold(&mut *tree, |value, key| value.get_mut(key));
+        let Some(members) = members.and_then(Value::as_object_mut) else { continue };
         let Some(path) = members.remove(&from).filter(|path| !path.is_null()) else { continue };
-        let key = format!("{section}.{from}");
+        let key = format!("{}.{from}", section.join("."));
         let Value::String(path) = path else {
             problems.push(Problem::new(key, "is not the path of a file"));
             continue;
         };
-        let default = defaults.get(section).and_then(|section| section.get(field));
-        if members.get(field) != default {
+        let default = place.iter().try_fold(defaults, |value, key| value.get(key));
+        if members.get(field).is_some_and(|given| Some(given) != default) {
             problems.push(Problem::new(&key, format!("set together with {secret}; keep one")));
         }
         match secret_file(Path::new(&path)) {
@@ -393,17 +411,19 @@ fn typed(mut tree: Value, defaults: &Value, problems: &mut Vec<Problem>) -> Opti
 }
 
 fn mask(mut tree: Value) -> Value {
-    for secret in SECRETS {
-        let pointer = format!("/{}", secret.replace('.', "/"));
+    for place in secret_places(&tree) {
+        let pointer = format!("/{}", place.join("/"));
         if let Some(value) = tree.pointer_mut(&pointer).filter(|value| !value.is_null()) {
-            *value = match (value.as_str(), *secret) {
-                (Some(url), "database.url") => Value::String(mask_url(url)),
+            *value = match value.as_str() {
+                Some(url) if place == ["database", "url"] => Value::String(mask_url(url)),
                 _ => Value::String(MASK.to_owned()),
             };
         }
     }
-    if let Some(Value::Array(list)) = tree.pointer_mut("/secrets/previous_api_key_peppers") {
-        list.iter_mut().for_each(|pepper| *pepper = Value::String(MASK.to_owned()));
+    for pointer in ["/secrets/previous_api_key_peppers", "/secrets/previous_encryption_keys"] {
+        if let Some(Value::Array(list)) = tree.pointer_mut(pointer) {
+            list.iter_mut().for_each(|secret| *secret = Value::String(MASK.to_owned()));
+        }
     }
     if let Some(Value::Array(list)) = tree.pointer_mut("/jwt/previous_secrets") {
         for secret in list.iter_mut().filter_map(|entry| entry.get_mut("secret")) {

@@ -10,17 +10,23 @@ use std::{
 use actix_web::http::{StatusCode, header::HeaderMap};
 use bedrock_sso_proxy::{
     actors::{auth::Revalidate, usage::Flush},
-    auth::keys::Keys,
+    auth::{AdminRule, keys::Keys},
     cli::{key, user},
     db::{self, Conn, Pool},
-    settings::{Need, Settings},
-    simulator::{Call, Simulator, SimulatorConfig},
+    settings::{LOCAL_PROVIDER, Need, Settings},
+    simulator::{
+        Call, Simulator, SimulatorConfig,
+        identity::{IdentityConfig, IdentityProvider},
+    },
     startup::Application,
     state::Shared,
     tls,
 };
 use bytes::{Bytes, BytesMut};
 use serde_json::{Value, json};
+
+mod browser;
+pub use browser::{Browser, field, form};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -66,6 +72,7 @@ pub struct TestServerBuilder {
     backend: Backend,
     settings: Vec<(String, String)>,
     simulator: SimulatorConfig,
+    identity: Option<IdentityConfig>,
     tls: bool,
 }
 
@@ -80,6 +87,7 @@ impl TestServerBuilder {
             backend: Backend::Sqlite,
             settings: Vec::new(),
             simulator: SimulatorConfig::default(),
+            identity: None,
             tls: false,
         }
     }
@@ -98,6 +106,13 @@ impl TestServerBuilder {
     pub fn simulator(mut self, change: impl FnOnce(&mut SimulatorConfig)) -> Self {
         change(&mut self.simulator);
         self
+    }
+
+    /// With a simulated identity provider, called `sso`, whose people may be admins.
+    pub fn sign_in(mut self) -> Self {
+        self.identity = Some(IdentityConfig::default());
+        self.set("ADMIN__PROVIDERS", "local,sso")
+            .set("OAUTH__PROVIDERS__SSO__SCOPES", "openid,email,profile,offline_access")
     }
 
     /// Serve TLS with a certificate for `localhost`, made for this test.
@@ -134,6 +149,23 @@ impl TestServerBuilder {
                 ));
             }
         }
+        let identity = match self.identity {
+            Some(config) => {
+                let provider = IdentityProvider::start(config.clone()).await?;
+                let given = [
+                    ("ISSUER", provider.issuer()),
+                    ("CLIENT_ID", config.client_id),
+                    ("CLIENT_SECRET", config.client_secret),
+                ];
+                let named = given.map(|(field, value)| {
+                    (format!("BEDROCK_OAUTH__PROVIDERS__SSO__{field}"), value)
+                });
+                // A test's own settings go over these.
+                self.settings.splice(0..0, named);
+                Some(provider)
+            }
+            None => None,
+        };
         let base = environment(&database.url, folder.path(), &simulator);
         let environment: Vec<(String, String)> = base.into_iter().chain(self.settings).collect();
         let settings = Settings::from_layers(None, environment.clone().into_iter(), Need::Service)?;
@@ -146,6 +178,7 @@ impl TestServerBuilder {
             settings,
             environment,
             simulator,
+            identity,
             running: Some(running),
             database,
             folder,
@@ -274,6 +307,7 @@ pub struct TestServer {
     pub settings: Settings,
     pub environment: Vec<(String, String)>,
     pub simulator: Simulator,
+    identity: Option<IdentityProvider>,
     running: Option<Running>,
     database: Database,
     pub folder: tempfile::TempDir,
@@ -282,6 +316,24 @@ pub struct TestServer {
 impl TestServer {
     fn running(&self) -> &Running {
         self.running.as_ref().expect("it runs")
+    }
+
+    /// The identity provider of [`TestServerBuilder::sign_in`].
+    pub fn identity(&self) -> &IdentityProvider {
+        self.identity.as_ref().expect("it was asked for")
+    }
+
+    /// A browser that knows nothing yet.
+    pub fn browser(&self) -> Browser {
+        Browser::new(&self.url)
+    }
+
+    /// A browser in which somebody is signed in.
+    pub async fn signed_in(&self, subject: &str) -> Browser {
+        let browser = self.browser();
+        let end = browser.sign_in(subject).await;
+        assert_eq!(end.status, 302, "{end:?}");
+        browser
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -313,7 +365,7 @@ impl TestServer {
     pub async fn create_key(&self, email: &str) -> String {
         let pool = self.pool().await;
         let mut conn = pool.writer().await.unwrap();
-        ensure_person(&mut conn, email).await;
+        self.ensure_person(&mut conn, email).await;
         let keys = Keys::new(&self.settings).unwrap();
         let key = key::create(&mut conn, email, "test", Some(1), &self.settings.api_keys, &keys)
             .await
@@ -325,8 +377,16 @@ impl TestServer {
     pub async fn create_token(&self, email: &str) -> String {
         let pool = self.pool().await;
         let mut conn = pool.writer().await.unwrap();
-        ensure_person(&mut conn, email).await;
+        self.ensure_person(&mut conn, email).await;
         user::token(&mut conn, email, 600, &Keys::new(&self.settings).unwrap()).await.unwrap()
+    }
+
+    async fn ensure_person(&self, conn: &mut Conn, email: &str) {
+        let known = db::users::UserRecord::by_subject(conn, LOCAL_PROVIDER, email).await.unwrap();
+        if known.is_none() {
+            let admins = AdminRule::new(&self.settings.admin, &self.settings.oauth);
+            user::create(conn, email, None, &admins).await.unwrap();
+        }
     }
 
     /// Runs one command of the real binary on this application's database.
@@ -427,13 +487,6 @@ impl Drop for TestServer {
     }
 }
 
-async fn ensure_person(conn: &mut Conn, email: &str) {
-    let known = db::users::UserRecord::by_subject(conn, user::PROVIDER, email).await.unwrap();
-    if known.is_none() {
-        user::create(conn, email, None).await.unwrap();
-    }
-}
-
 /// Runs the real binary to its end.
 pub fn command(environment: &[(String, String)], arguments: &[&str]) -> std::process::Output {
     std::process::Command::new(env!("CARGO_BIN_EXE_bedrock_proxy"))
@@ -490,7 +543,7 @@ pub struct Reply {
 }
 
 impl Request {
-    fn new(method: &'static str, url: String) -> Self {
+    pub fn new(method: &'static str, url: String) -> Self {
         Self { method, url, headers: Vec::new(), body: Bytes::new() }
     }
 

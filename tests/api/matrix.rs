@@ -1,9 +1,11 @@
-//! Every route with every kind of credential (SEC-75).
+//! Every route with every kind of credential (SEC-75), generated from the route table.
 
 use bedrock_sso_proxy::routes::{Access, ROUTES};
+use serde_json::json;
 
 use crate::helpers::{
-    ADMIN, MODEL, PERSON, Request, TestServer, TestServerBuilder, message, messages,
+    ADMIN, Browser, MODEL, PERSON, Reply, Request, TestServer, TestServerBuilder, form, message,
+    messages,
 };
 
 /// What the caller brings.
@@ -13,26 +15,39 @@ enum Credential {
     Cookie,
     Jwt,
     Key,
+    AdminCookie,
     AdminJwt,
     AdminKey,
     Unknown,
+    /// A cookie that is no session, though it has the form.
+    UnknownCookie,
 }
 
-const ALL: [Credential; 7] = [
-    Credential::None,
-    Credential::Cookie,
-    Credential::Jwt,
-    Credential::Key,
-    Credential::AdminJwt,
-    Credential::AdminKey,
-    Credential::Unknown,
+use Credential as C;
+
+const ALL: [Credential; 9] = [
+    C::None,
+    C::Cookie,
+    C::Jwt,
+    C::Key,
+    C::AdminCookie,
+    C::AdminJwt,
+    C::AdminKey,
+    C::Unknown,
+    C::UnknownCookie,
 ];
+
+/// The provider's test people with the addresses of [`ADMIN`] and of somebody else.
+const ADMIN_SUBJECT: &str = "1001";
+const OTHER_SUBJECT: &str = "1002";
 
 struct Held {
     jwt: String,
     key: String,
+    browser: Browser,
     admin_jwt: String,
     admin_key: String,
+    admin_browser: Browser,
 }
 
 impl Held {
@@ -40,75 +55,220 @@ impl Held {
         Self {
             jwt: app.create_token(PERSON).await,
             key: app.create_key(PERSON).await,
+            browser: app.signed_in(OTHER_SUBJECT).await,
             admin_jwt: app.create_token(ADMIN).await,
             admin_key: app.create_key(ADMIN).await,
+            admin_browser: app.signed_in(ADMIN_SUBJECT).await,
         }
+    }
+
+    /// Sends the request of a cell.
+    async fn send(&self, app: &TestServer, cell: &Cell, credential: Credential) -> Reply {
+        let browser = match credential {
+            C::Cookie => &self.browser,
+            C::AdminCookie => &self.admin_browser,
+            _ => return self.on(cell.request(app, None), credential).send().await,
+        };
+        let csrf = browser.csrf().await;
+        let request = cell.request(app, Some(&csrf)).header("cookie", browser.cookies());
+        request.header("sec-fetch-site", "same-origin").header("x-csrf-token", csrf).send().await
     }
 
     fn on(&self, request: Request, credential: Credential) -> Request {
         match credential {
-            Credential::None => request,
-            Credential::Cookie => request.header("cookie", format!("__Host-session={}", self.jwt)),
-            Credential::Jwt => request.bearer(&self.jwt),
-            Credential::Key => request.bearer(&self.key),
-            Credential::AdminJwt => request.bearer(&self.admin_jwt),
-            Credential::AdminKey => request.bearer(&self.admin_key),
-            Credential::Unknown => request.bearer(&format!("SSOK_{}", "a".repeat(32))),
-        }
-    }
-}
-
-fn known(credential: Credential) -> bool {
-    !matches!(credential, Credential::None | Credential::Cookie | Credential::Unknown)
-}
-
-fn request(app: &TestServer, method: &'static str, path: &str) -> Request {
-    let path = &path.replace("{model_id}", MODEL).replace("{id}", "claude-sonnet-4-5");
-    let request = app.get(path).method(method);
-    let converse = path.contains("/converse");
-    match method {
-        "POST" if path.ends_with("/count-tokens") => request.json(&serde_json::json!({
-            "input": {"converse": crate::helpers::conversation("hi")}})),
-        "POST" if path.starts_with("/anthropic") => request.json(&messages("hi")),
-        "POST" if converse => request.json(&crate::helpers::conversation("hi")),
-        "POST" => request.json(&message("hi")),
-        _ => request,
-    }
-}
-
-async fn walk(docs: bool) {
-    let app = TestServerBuilder::new().set("SERVER__DOCS", docs).start().await;
-    let held = Held::by(&app).await;
-    for (method, path, access) in ROUTES {
-        for credential in ALL {
-            let path = match path {
-                // The model id of count_tokens is a foundation id.
-                path if path.ends_with("count-tokens") => {
-                    path.replace("{model_id}", "anthropic.claude-sonnet-4-20250514-v1:0")
-                }
-                path => (*path).to_owned(),
-            };
-            let wanted = match access {
-                Access::Public => 200,
-                Access::Docs if docs || known(credential) => 200,
-                Access::Caller if known(credential) => 200,
-                Access::Admin if credential == Credential::AdminJwt => 200,
-                Access::Admin if known(credential) => 403,
-                Access::Docs | Access::Caller | Access::Admin => 401,
-            };
-
-            let reply = held.on(request(&app, method, &path), credential).send().await;
-
-            assert_eq!(
-                reply.status.as_u16(),
-                wanted,
-                "{method} {path} with {credential:?}: {reply:?}"
-            );
-            if wanted == 401 {
-                assert!(reply.header("www-authenticate").is_some(), "{method} {path}");
+            C::None | C::Cookie | C::AdminCookie => request,
+            C::Jwt => request.bearer(&self.jwt),
+            C::Key => request.bearer(&self.key),
+            C::AdminJwt => request.bearer(&self.admin_jwt),
+            C::AdminKey => request.bearer(&self.admin_key),
+            C::Unknown => request.bearer(&format!("SSOK_{}", "a".repeat(32))),
+            C::UnknownCookie => {
+                request.header("cookie", format!("bedrock_session={}", "A".repeat(43)))
             }
         }
     }
+}
+
+/// A route, with something in the place of its parameters.
+struct Cell {
+    method: &'static str,
+    path: String,
+    access: Access,
+    /// What whoever is let in is answered.
+    let_in: u16,
+}
+
+impl Cell {
+    fn new((method, path, access): &(&'static str, &'static str, Access)) -> Self {
+        // Bedrock counts for foundation models only.
+        let model = if path.ends_with("count-tokens") {
+            "anthropic.claude-sonnet-4-20250514-v1:0"
+        } else {
+            MODEL
+        };
+        let id = match *path {
+            "/anthropic/v1/models/{id}" => "claude-sonnet-4-5",
+            "/auth/sessions/{id}" => "00000000-0000-4000-8000-000000000000",
+            _ => "1",
+        };
+        let let_in = match (*method, *path) {
+            ("POST", "/api/keys") => 201,
+            // Nobody has such a session or key: somebody else's are not to be told from those.
+            ("DELETE", "/auth/sessions/{id}") => 404,
+            (_, path) if path.contains("{key_id}") => 404,
+            ("DELETE" | "POST", "/api/admin/users/{id}/sessions" | "/auth/logout") => 204,
+            ("GET", "/auth/authorize/{provider}") => 302,
+            // No sign-in is under way, no device waits.
+            ("GET", "/auth/callback/{provider}") | ("POST", "/device") => 400,
+            _ => 200,
+        };
+        let mut path = path
+            .replace("{model_id}", model)
+            .replace("{id}", id)
+            .replace("{key_id}", "999")
+            .replace("{provider}", "sso")
+            .replace("{file}", "app.css");
+        if path.ends_with("/search") {
+            path.push_str("?q=example");
+        }
+        if path == "/login/cli" && *method == "GET" {
+            path = format!("{path}?code_challenge_method=S256&{}", form(&cli()));
+        }
+        Self { method, path, access: *access, let_in }
+    }
+
+    fn request(&self, app: &TestServer, csrf: Option<&str>) -> Request {
+        let request = app.get(&self.path).method(self.method);
+        let path = self.path.as_str();
+        if self.access == Access::PageForm {
+            let mut fields = cli().to_vec();
+            if path == "/device" {
+                fields = vec![("user_code", "BCDF-GHJK")];
+            }
+            fields.push(("action", "allow"));
+            fields.extend(csrf.map(|token| ("csrf_token", token)));
+            let request = request.header("content-type", "application/x-www-form-urlencoded");
+            return request.body(form(&fields));
+        }
+        let body = match (self.method, path) {
+            ("POST", path) if path.ends_with("/count-tokens") => json!({
+                "input": {"converse": crate::helpers::conversation("hi")}}),
+            ("POST", path) if path.starts_with("/anthropic") => messages("hi"),
+            ("POST", path) if path.contains("/converse") => crate::helpers::conversation("hi"),
+            ("POST", path) if path.starts_with("/bedrock") => message("hi"),
+            ("POST", "/auth/token") => json!({"grant_type": "session"}),
+            ("POST", "/auth/refresh") => {
+                json!({"refresh_token": format!("SSOR_{}", "A".repeat(43))})
+            }
+            ("POST", "/auth/device") => json!({}),
+            ("POST", "/auth/logout") => return request,
+            ("POST", path) if path.ends_with("/rotate") => json!({}),
+            ("POST" | "PATCH", _) => json!({"name": "x"}),
+            ("PUT", _) => json!({"state": "active"}),
+            _ => return request,
+        };
+        request.header("content-type", "application/json").json(&body)
+    }
+
+    /// The status that SEC-75 asks for.
+    fn wanted(&self, credential: Credential, docs: bool) -> u16 {
+        let cookie = matches!(credential, C::Cookie | C::AdminCookie);
+        let token = matches!(credential, C::Jwt | C::AdminJwt);
+        let key = matches!(credential, C::Key | C::AdminKey);
+        let admin = matches!(credential, C::AdminCookie | C::AdminJwt);
+        match self.access {
+            Access::Public | Access::PublicPage => self.let_in,
+            Access::Docs if docs || token || key => 200,
+            Access::Caller if token || key => 200,
+            Access::Reader if cookie || token || key => 200,
+            Access::Person if cookie || token => self.let_in,
+            Access::Person if key => 403,
+            Access::Admin if admin => self.let_in,
+            Access::Admin if cookie || token || key => 403,
+            Access::Page if cookie => 200,
+            Access::Page => 303,
+            Access::PageForm if cookie => self.let_in,
+            // The token of the body counts alone, and this one is none.
+            Access::Code if self.path == "/auth/refresh" => 400,
+            Access::Code if cookie => 200,
+            // An access token cannot make others.
+            Access::Code if token => 400,
+            Access::Code if key => 403,
+            _ => 401,
+        }
+    }
+
+    /// Whether the credential is good for no other cell afterwards.
+    fn spends(&self) -> bool {
+        self.path == "/auth/logout" || self.path.ends_with("/sessions") && self.method == "DELETE"
+    }
+}
+
+/// What the command line's page is told.
+fn cli() -> [(&'static str, &'static str); 3] {
+    [
+        ("redirect_uri", "http://127.0.0.1:8123/callback"),
+        ("code_challenge", "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM"),
+        ("state", "a-state-of-16-or-more"),
+    ]
+}
+
+async fn walk(docs: bool) {
+    let app = unlimited().set("SERVER__DOCS", docs).start().await;
+    // The person with the id 1, whom admins act on.
+    app.create_key("first@example.com").await;
+    let mut held = Held::by(&app).await;
+    let mut wrong = Vec::new();
+    for cell in ROUTES.iter().map(Cell::new) {
+        for credential in ALL {
+            if cell.spends() {
+                held = Held::by(&app).await;
+            }
+            let wanted = cell.wanted(credential, docs);
+
+            let reply = held.send(&app, &cell, credential).await;
+
+            let status = reply.status.as_u16();
+            if status != wanted {
+                wrong.push(format!(
+                    "{} {} {credential:?}: {status}, not {wanted}: {reply:?}",
+                    cell.method, cell.path
+                ));
+            }
+            if status == 401 && reply.header("www-authenticate").is_none() {
+                wrong.push(format!(
+                    "{} {} {credential:?}: no WWW-Authenticate",
+                    cell.method, cell.path
+                ));
+            }
+            if status == 303 && !reply.header("location").is_some_and(|to| to.starts_with("/login"))
+            {
+                wrong.push(format!(
+                    "{} {} {credential:?}: to {:?}",
+                    cell.method,
+                    cell.path,
+                    reply.header("location")
+                ));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{} cells are wrong:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+/// Each cell of the matrix is a request; none is to be refused for their number.
+fn unlimited() -> TestServerBuilder {
+    let mut builder = TestServerBuilder::new().sign_in();
+    for limit in [
+        "SIGN_IN_STARTS_PER_MINUTE",
+        "CALLBACKS_PER_MINUTE",
+        "REFRESHES_PER_MINUTE",
+        "FAILED_CREDENTIALS_PER_MINUTE",
+        "KEY_CREATIONS_PER_HOUR",
+        "ADMIN_WRITES_PER_MINUTE",
+    ] {
+        builder = builder.set(&format!("RATE_LIMITS__{limit}"), 0);
+    }
+    builder.set("API_KEYS__MAX_KEYS_PER_USER", 1000)
 }
 
 #[actix_web::test]
@@ -122,21 +282,19 @@ async fn without_docs_the_document_needs_a_credential() {
 }
 
 #[actix_web::test]
-async fn health_details_are_for_an_admin_s_token_alone() {
-    let app = TestServerBuilder::new().start().await;
+async fn health_details_are_for_an_admin_in_person_alone() {
+    let app = unlimited().start().await;
     let held = Held::by(&app).await;
-    for (credential, wanted) in [
-        (Credential::None, 401),
-        (Credential::Cookie, 401),
-        (Credential::Unknown, 401),
-        (Credential::Jwt, 403),
-        (Credential::Key, 403),
-        (Credential::AdminKey, 403),
-        (Credential::AdminJwt, 200),
-    ] {
-        let reply = held.on(app.get("/health?check=all"), credential).send().await;
+    let cell = Cell {
+        method: "GET",
+        path: "/health?check=all".to_owned(),
+        access: Access::Admin,
+        let_in: 200,
+    };
+    for credential in ALL {
+        let reply = held.send(&app, &cell, credential).await;
 
-        assert_eq!(reply.status.as_u16(), wanted, "{credential:?}");
+        assert_eq!(reply.status.as_u16(), cell.wanted(credential, true), "{credential:?}");
     }
 }
 
@@ -155,6 +313,13 @@ async fn another_spelling_of_a_route_gives_no_other_authority() {
         "/health/../api/usage/records",
         "/bedrock/../api/usage/records",
         "/bedrock//model/x/invoke",
+        "/api/admin/users/",
+        "/API/admin/users",
+        "/api/admin//users",
+        "/api/admin%2Fusers",
+        "/api/keys/../admin/users",
+        "/static/../api/admin/users",
+        "/login/../api/admin/users",
     ] {
         let reply = app.get(path).send().await;
 

@@ -1,8 +1,7 @@
 //! `GET /api/usage/records`: the caller's own calls.
 
 use actix_web::web::Data;
-use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use chrono::{DateTime, NaiveDate, NaiveTime, Utc};
+use chrono::DateTime;
 use paperclip::actix::{
     Apiv2Schema, api_v2_operation,
     web::{Json, Query},
@@ -14,12 +13,16 @@ use crate::{
         Timestamp,
         usage::{self, COUNT_CAP, Filter, From, UsageRecord},
     },
-    routes::{error::ApiError, extract::Caller},
+    routes::{
+        api::{
+            page::{Page, no_cursor, write_cursor},
+            read_times,
+        },
+        error::ApiError,
+        extract::Reader,
+    },
     state::Worker,
 };
-
-const MOST_ROWS: i64 = 500;
-const MOST_OFFSET: i64 = 10_000;
 
 /// Which rows to list. Unknown parameters are refused.
 #[derive(Debug, Default, Deserialize, Apiv2Schema)]
@@ -154,37 +157,26 @@ fn dollars(nano: i64) -> String {
 /// What each call used and how it ended, newest first. A call appears within a second of its end.
 #[api_v2_operation(tags(Usage), operation_id = "listUsageRecords")]
 pub async fn records(
-    caller: Caller,
+    reader: Reader,
     query: Query<ListQuery>,
     worker: Data<Worker>,
 ) -> Result<Json<Records>, ApiError> {
     let query = query.into_inner();
-    let limit = query.limit.unwrap_or(50);
-    if !(1..=MOST_ROWS).contains(&limit) {
-        return Err(ApiError::parameter("limit", "limit must be 1 to 500."));
-    }
-    let offset = query.offset.unwrap_or(0);
-    if !(0..=MOST_OFFSET).contains(&offset) {
-        return Err(ApiError::parameter(
-            "offset",
-            "offset must be 0 to 10000; use cursor to go further.",
-        ));
-    }
-    let from = match (&query.cursor, query.offset) {
-        (Some(_), Some(_)) => {
-            return Err(ApiError::parameter("cursor", "Send offset or cursor, not both."));
-        }
-        (Some(cursor), None) => read_cursor(cursor)
-            .ok_or_else(|| ApiError::parameter("cursor", "This is no next_cursor of a page."))?,
-        (None, _) => From::Offset(offset),
+    let page = Page::read(query.limit, query.offset, query.cursor.as_deref())?;
+    let Page { limit, offset, .. } = page;
+    let from = match &page.cursor {
+        Some(cursor) => read_cursor(cursor).ok_or_else(no_cursor)?,
+        None => From::Offset(offset),
     };
-    let filter = filter(caller.0.user_id, query)?;
+    let filter = filter(reader.0.user_id, query)?;
     let mut conn = worker.shared.pool.reader().await?;
     let rows = usage::list(&mut conn, &filter, from, limit).await?;
     let counted = usage::count(&mut conn, &filter).await?;
     let full = rows.len() as i64 == limit;
-    let next_cursor =
-        rows.last().filter(|_| full).map(|last| write_cursor(last.request_time, last.id));
+    let place = |last: &UsageRecord| {
+        write_cursor(format!("{}:{}", last.request_time.and_utc().timestamp_millis(), last.id))
+    };
+    let next_cursor = rows.last().filter(|_| full).map(place);
     Ok(Json(Records {
         records: rows.into_iter().map(Record::from).collect(),
         total: counted.min(COUNT_CAP),
@@ -222,11 +214,7 @@ fn filter(user_id: i64, query: ListQuery) -> Result<Filter, ApiError> {
         (outcome, false) => outcome,
         (_, true) => Some("success".to_owned()),
     };
-    let start = query.start_date.map(|text| read_time("start_date", &text)).transpose()?;
-    let end = query.end_date.map(|text| read_time("end_date", &text)).transpose()?;
-    if start.zip(end).is_some_and(|(start, end)| start > end) {
-        return Err(ApiError::parameter("end_date", "end_date is before start_date."));
-    }
+    let (start, end) = read_times(query.start_date, query.end_date)?;
     Ok(Filter {
         user_id: Some(user_id),
         model: query.model,
@@ -238,25 +226,7 @@ fn filter(user_id: i64, query: ListQuery) -> Result<Filter, ApiError> {
     })
 }
 
-/// RFC 3339, or a date that means its start in UTC; between the years 2000 and 2200 (SEC-101).
-fn read_time(field: &'static str, text: &str) -> Result<Timestamp, ApiError> {
-    let date = || Some(text.parse::<NaiveDate>().ok()?.and_time(NaiveTime::MIN));
-    let time = text.parse::<DateTime<Utc>>().ok().map(|time| time.naive_utc()).or_else(date);
-    let year = |time: &Timestamp| chrono::Datelike::year(time);
-    time.filter(|time| (2000..2200).contains(&year(time))).ok_or_else(|| {
-        let message = format!(
-            "{field} must be a time such as 2026-11-21T09:30:00Z or a date, from 2000 to 2199."
-        );
-        ApiError::parameter(field, message)
-    })
-}
-
-fn write_cursor(time: Timestamp, id: i64) -> String {
-    URL_SAFE_NO_PAD.encode(format!("{}:{id}", time.and_utc().timestamp_millis()))
-}
-
-fn read_cursor(text: &str) -> Option<From> {
-    let plain = String::from_utf8(URL_SAFE_NO_PAD.decode(text).ok()?).ok()?;
+fn read_cursor(plain: &str) -> Option<From> {
     let (ms, id) = plain.split_once(':')?;
     let time = DateTime::from_timestamp_millis(ms.parse().ok()?)?.naive_utc();
     Some(From::After(time, id.parse().ok()?))
@@ -275,11 +245,9 @@ mod tests {
 
     #[test]
     fn a_cursor_reads_back_and_others_do_not() {
-        let time = "2026-11-21T09:30:00.123Z".parse::<DateTime<Utc>>().unwrap().naive_utc();
-        assert!(
-            matches!(read_cursor(&write_cursor(time, 7)), Some(From::After(t, 7)) if t == time)
-        );
-        for text in ["", "x", "MTox=", "OTk5OTk5OTk5OTk5OTk5OTk5OTk5OjE"] {
+        let time = DateTime::from_timestamp_millis(1_763_717_400_123).unwrap().naive_utc();
+        assert!(matches!(read_cursor("1763717400123:7"), Some(From::After(t, 7)) if t == time));
+        for text in ["", "x", "1:", ":1", "999999999999999999999:1"] {
             assert!(read_cursor(text).is_none(), "{text}");
         }
     }

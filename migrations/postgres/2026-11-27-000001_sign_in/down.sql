@@ -1,0 +1,11 @@
+DROP TABLE audit_chain;
+DROP TABLE one_time_codes;
+DROP TABLE refresh_tokens;
+DROP INDEX api_keys_expiry;
+ALTER TABLE api_keys DROP COLUMN expiry_noted;
+DROP INDEX users_idp_check;
+DROP INDEX users_admin;
+DROP INDEX users_last_login;
+DROP INDEX users_created;
+ALTER TABLE users DROP COLUMN idp_check_due_at;
+ALTER TABLE users DROP COLUMN admin;

@@ -1,0 +1,244 @@
+//! Secrets that work once and for minutes, by digest: states of sign-ins that came back, codes for the command line,
+//! and device codes.
+
+use chrono::TimeDelta;
+use diesel::prelude::*;
+use diesel_async::RunQueryDsl;
+
+use super::{
+    Conn, DbError, Timestamp,
+    audit::{Append, Event, Origin},
+    in_transaction, on_conn,
+    schema::one_time_codes,
+    steps::{Steps, Which},
+};
+
+/// What a poll that came too early adds to the pause (RFC 8628 §3.5), in seconds.
+const SLOWER: i64 = 5;
+
+#[derive(Debug, Clone, Queryable, Selectable)]
+#[diesel(table_name = one_time_codes)]
+pub struct OneTimeCode {
+    pub digest: Vec<u8>,
+    pub challenge: Option<String>,
+    pub redirect_uri: Option<String>,
+    pub user_id: Option<i64>,
+    pub created_at: Timestamp,
+    pub expires_at: Timestamp,
+    pub denied_at: Option<Timestamp>,
+    pub used_at: Option<Timestamp>,
+    pub polled_at: Option<Timestamp>,
+    /// Seconds between two polls, at least.
+    pub poll_seconds: i64,
+    /// What was made of it.
+    pub session_id: Option<String>,
+    pub ip_address: Option<String>,
+    pub user_agent: Option<String>,
+}
+
+#[derive(Debug, Clone, Insertable)]
+#[diesel(table_name = one_time_codes)]
+pub struct NewCode<'a> {
+    pub digest: &'a [u8],
+    pub kind: &'a str,
+    pub user_code: Option<&'a [u8]>,
+    pub challenge: Option<&'a str>,
+    pub redirect_uri: Option<&'a str>,
+    pub user_id: Option<i64>,
+    pub created_at: Timestamp,
+    pub expires_at: Timestamp,
+    pub poll_seconds: i64,
+    pub ip_address: Option<&'a str>,
+    pub user_agent: Option<&'a str>,
+}
+
+/// What a device is told when it asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Poll {
+    Pending,
+    TooSoon,
+    Denied,
+    /// Unknown, used, or over.
+    Over,
+    Approved(i64),
+}
+
+macro_rules! waiting {
+    ($user_code:expr, $now:expr) => {
+        one_time_codes::table
+            .filter(one_time_codes::user_code.eq_any($user_code))
+            .filter(one_time_codes::kind.eq("device"))
+            .filter(one_time_codes::expires_at.gt($now))
+            .filter(one_time_codes::user_id.is_null())
+            .filter(one_time_codes::denied_at.is_null())
+            .filter(one_time_codes::used_at.is_null())
+    };
+}
+
+impl OneTimeCode {
+    /// Marks a state as used. Answers whether it was not before: of any number of callers, one is told so.
+    pub async fn use_state(
+        conn: &mut Conn,
+        digest: &[u8],
+        expires_at: Timestamp,
+        now: Timestamp,
+    ) -> Result<bool, DbError> {
+        let insert = diesel::insert_into(one_time_codes::table)
+            .values((
+                one_time_codes::digest.eq(digest),
+                one_time_codes::kind.eq("state"),
+                one_time_codes::created_at.eq(now),
+                one_time_codes::expires_at.eq(expires_at),
+                one_time_codes::used_at.eq(now),
+                one_time_codes::poll_seconds.eq(0),
+            ))
+            .on_conflict(one_time_codes::digest)
+            .do_nothing();
+        Ok(on_conn!(conn, c => insert.execute(c).await)? > 0)
+    }
+
+    /// Adds a code, unless there are `most` live ones of its kind. Answers whether it did.
+    pub async fn create(conn: &mut Conn, new: &NewCode<'_>, most: i64) -> Result<bool, DbError> {
+        let live = one_time_codes::table
+            .filter(one_time_codes::kind.eq(new.kind))
+            .filter(one_time_codes::expires_at.gt(new.created_at))
+            .filter(one_time_codes::used_at.is_null())
+            .count();
+        let insert = diesel::insert_into(one_time_codes::table).values(new);
+        Ok(on_conn!(conn, c => {
+            let live: i64 = live.get_result(c).await?;
+            // Two at the same time may both fit in: it is a bound on memory, not a rule.
+            if live >= most {
+                return Ok(false);
+            }
+            insert.execute(c).await?;
+            Ok::<bool, diesel::result::Error>(true)
+        })?)
+    }
+
+    /// Takes a code for the command line; of any number of callers, one gets it. Who comes with a code that was taken
+    /// ends the session that was made of it: it may have been stolen.
+    pub async fn take(
+        conn: &mut Conn,
+        digest: &[u8],
+        now: Timestamp,
+        origin: &Origin,
+    ) -> Result<Option<Self>, DbError> {
+        in_transaction!(conn, c => {
+            let code = one_time_codes::table
+                .filter(one_time_codes::digest.eq(digest))
+                .filter(one_time_codes::kind.eq("code"));
+            let unused = code
+                .clone()
+                .filter(one_time_codes::used_at.is_null())
+                .filter(one_time_codes::expires_at.gt(now));
+            let taken: Option<Self> = diesel::update(unused)
+                .set(one_time_codes::used_at.eq(now))
+                .returning(Self::as_returning())
+                .get_result(c)
+                .await
+                .optional()?;
+            if taken.is_some() {
+                return Ok(taken);
+            }
+            let used: Option<Self> = code.select(Self::as_select()).first(c).await.optional()?;
+            if let Some(Self { user_id: Some(user_id), session_id: Some(id), .. }) = used {
+                c.end_sessions(user_id, Which::One(&id), now).await?;
+                c.append(Event {
+                    user_id: Some(user_id),
+                    object: format!("session:{id}"),
+                    error: Some("code_reused"),
+                    ..Event::new(now, "sign_in_code_reused", origin)
+                })
+                .await?;
+            }
+            Ok::<Option<Self>, DbError>(None)
+        })
+    }
+
+    /// Notes what was made of a code.
+    pub async fn became(conn: &mut Conn, digest: &[u8], session_id: &str) -> Result<(), DbError> {
+        let update = diesel::update(one_time_codes::table.find(digest))
+            .set(one_time_codes::session_id.eq(session_id));
+        on_conn!(conn, c => update.execute(c).await)?;
+        Ok(())
+    }
+
+    /// The device that waits under a code which a person typed.
+    pub async fn waiting(
+        conn: &mut Conn,
+        user_code: &[Vec<u8>],
+        now: Timestamp,
+    ) -> Result<Option<Self>, DbError> {
+        let query = waiting!(user_code, now);
+        let found = on_conn!(conn, c => query.select(Self::as_select()).first(c).await.optional());
+        Ok(found?)
+    }
+
+    /// A person lets the waiting device in, or not. Answers whether it still waited.
+    pub async fn decide(
+        conn: &mut Conn,
+        user_code: &[Vec<u8>],
+        user_id: i64,
+        approve: bool,
+        now: Timestamp,
+        event: Event<'_>,
+    ) -> Result<bool, DbError> {
+        in_transaction!(conn, c => {
+            let changed = if approve {
+                let approved = one_time_codes::user_id.eq(user_id);
+                diesel::update(waiting!(user_code, now)).set(approved).execute(c).await?
+            } else {
+                let denied = one_time_codes::denied_at.eq(now);
+                diesel::update(waiting!(user_code, now)).set(denied).execute(c).await?
+            };
+            if changed > 0 {
+                c.append(event).await?;
+            }
+            Ok::<bool, DbError>(changed > 0)
+        })
+    }
+
+    /// A device asks. An approval is given out once.
+    pub async fn poll(conn: &mut Conn, digest: &[u8], now: Timestamp) -> Result<Poll, DbError> {
+        in_transaction!(conn, c => {
+            let code = one_time_codes::table
+                .filter(one_time_codes::digest.eq(digest))
+                .filter(one_time_codes::kind.eq("device"))
+                .filter(one_time_codes::used_at.is_null())
+                .filter(one_time_codes::expires_at.gt(now));
+            let found: Option<Self> =
+                code.clone().select(Self::as_select()).first(c).await.optional()?;
+            let Some(found) = found else { return Ok(Poll::Over) };
+            if found.denied_at.is_some() {
+                diesel::update(code).set(one_time_codes::used_at.eq(now)).execute(c).await?;
+                return Ok(Poll::Denied);
+            }
+            let pause = TimeDelta::seconds(found.poll_seconds);
+            if found.polled_at.is_some_and(|last| now - last < pause) {
+                let slower = one_time_codes::poll_seconds.eq(found.poll_seconds + SLOWER);
+                let polled = one_time_codes::polled_at.eq(now);
+                diesel::update(code).set((slower, polled)).execute(c).await?;
+                return Ok(Poll::TooSoon);
+            }
+            match found.user_id {
+                Some(user_id) => {
+                    let used = one_time_codes::used_at.eq(now);
+                    let mine = diesel::update(code).set(used).execute(c).await? > 0;
+                    Ok(if mine { Poll::Approved(user_id) } else { Poll::Over })
+                }
+                None => {
+                    let polled = one_time_codes::polled_at.eq(now);
+                    diesel::update(code).set(polled).execute(c).await?;
+                    Ok::<Poll, DbError>(Poll::Pending)
+                }
+            }
+        })
+    }
+
+    /// Removes codes whose time was over before `now`. Answers how many.
+    pub async fn remove_ended(conn: &mut Conn, now: Timestamp) -> Result<usize, DbError> {
+        let over = one_time_codes::table.filter(one_time_codes::expires_at.lt(now));
+        Ok(on_conn!(conn, c => diesel::delete(over).execute(c).await)?)
+    }
+}

@@ -1,0 +1,125 @@
+//! Steps that several transactions share. Each is written once for both connections, and runs inside a transaction that
+//! is open already.
+
+use diesel::prelude::*;
+use diesel_async::RunQueryDsl;
+
+use super::{
+    DbError, SqliteAsync, Timestamp,
+    audit::{Append, Event, Origin},
+    schema::{audit_chain, auth_epoch, refresh_tokens, sessions, users},
+    users::UserRecord,
+};
+
+/// Which sessions of a person.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Which<'a> {
+    All,
+    Browser,
+    One(&'a str),
+}
+
+pub(crate) trait Steps: Append {
+    /// Waits until no other transaction appends to the audit log or takes this step, and keeps them waiting.
+    async fn serialise(&mut self) -> Result<(), DbError>;
+
+    /// Tells every instance that some access was taken away.
+    async fn bump_epoch(&mut self) -> Result<(), DbError>;
+
+    /// Ends sessions of a person, and the refresh tokens that belong to them. Answers the ids of those that were live.
+    async fn end_sessions(
+        &mut self,
+        user_id: i64,
+        which: Which<'_>,
+        now: Timestamp,
+    ) -> Result<Vec<String>, DbError>;
+
+    /// Writes down whether a person is an admin. A change ends their sessions in browsers: the next has a new id.
+    async fn note_admin(
+        &mut self,
+        user: &UserRecord,
+        admin: bool,
+        now: Timestamp,
+        origin: &Origin,
+    ) -> Result<(), DbError>;
+}
+
+macro_rules! steps {
+    ($($connection:ty),*) => {$(
+        impl Steps for $connection {
+            async fn serialise(&mut self) -> Result<(), DbError> {
+                let lock = diesel::update(audit_chain::table).set(audit_chain::id.eq(1));
+                lock.execute(self).await?;
+                Ok(())
+            }
+
+            async fn bump_epoch(&mut self) -> Result<(), DbError> {
+                let next = auth_epoch::epoch.eq(auth_epoch::epoch + 1);
+                diesel::update(auth_epoch::table).set(next).execute(self).await?;
+                Ok(())
+            }
+
+            async fn end_sessions(
+                &mut self,
+                user_id: i64,
+                which: Which<'_>,
+                now: Timestamp,
+            ) -> Result<Vec<String>, DbError> {
+                let mut live = sessions::table
+                    .filter(sessions::user_id.eq(user_id))
+                    .filter(sessions::ended_at.is_null())
+                    .filter(sessions::expires_at.gt(now))
+                    .select(sessions::id)
+                    .into_boxed();
+                match which {
+                    Which::All => {}
+                    Which::Browser => live = live.filter(sessions::kind.eq("browser")),
+                    Which::One(id) => live = live.filter(sessions::id.eq(id)),
+                }
+                let ids: Vec<String> = live.load(self).await?;
+                if !ids.is_empty() {
+                    diesel::update(sessions::table.filter(sessions::id.eq_any(&ids)))
+                        .set(sessions::ended_at.eq(now))
+                        .execute(self)
+                        .await?;
+                    let tokens = refresh_tokens::table
+                        .filter(refresh_tokens::family.eq_any(&ids))
+                        .filter(refresh_tokens::revoked_at.is_null());
+                    let revoked = refresh_tokens::revoked_at.eq(now);
+                    diesel::update(tokens).set(revoked).execute(self).await?;
+                    self.bump_epoch().await?;
+                }
+                Ok(ids)
+            }
+
+            async fn note_admin(
+                &mut self,
+                user: &UserRecord,
+                admin: bool,
+                now: Timestamp,
+                origin: &Origin,
+            ) -> Result<(), DbError> {
+                if user.admin == admin {
+                    return Ok(());
+                }
+                diesel::update(users::table.find(user.id))
+                    .set((users::admin.eq(admin), users::updated_at.eq(now)))
+                    .execute(self)
+                    .await?;
+                self.end_sessions(user.id, Which::Browser, now).await?;
+                self.bump_epoch().await?;
+                let event_type = if admin { "admin_gained" } else { "admin_lost" };
+                self.append(Event {
+                    user_id: Some(user.id),
+                    provider: Some(&user.provider),
+                    object: format!("user:{}", user.id),
+                    metadata: serde_json::json!({ "before": user.admin, "after": admin }),
+                    ..Event::new(now, event_type, origin)
+                })
+                .await?;
+                Ok(())
+            }
+        }
+    )*};
+}
+steps!(diesel_async::AsyncPgConnection, SqliteAsync);

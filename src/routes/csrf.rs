@@ -1,0 +1,106 @@
+//! Whether a request that a browser's session authenticates comes from our own pages (SEC-46): the browser says so, and
+//! the request carries a token that only our pages know.
+
+use std::sync::Arc;
+
+use actix_web::{FromRequest, HttpRequest, dev::Payload, http::header};
+use futures_util::future::LocalBoxFuture;
+use serde::de::DeserializeOwned;
+
+use super::{
+    body,
+    error::{ApiError, Code},
+    extract::{self, Visitor},
+};
+use crate::{
+    auth::{Identity, Refusal, keys::Keys},
+    state::Worker,
+};
+
+const HEADER: &str = "x-csrf-token";
+
+/// The token of a session's pages.
+pub fn token(keys: &Keys, session_id: &str) -> String {
+    hex::encode(keys.csrf.digest(session_id))
+}
+
+/// For JSON: the token is in a header. Reading needs none.
+///
+/// # Errors
+/// 403 that says what is missing.
+pub fn check_header(
+    request: &HttpRequest,
+    worker: &Worker,
+    session_id: &str,
+) -> Result<(), ApiError> {
+    if request.method().is_safe() {
+        return Ok(());
+    }
+    same_origin(request, worker)?;
+    let given = request.headers().get(HEADER).and_then(|value| value.to_str().ok());
+    check_token(worker, session_id, given.unwrap_or_default())
+}
+
+fn check_token(worker: &Worker, session_id: &str, given: &str) -> Result<(), ApiError> {
+    let given = hex::decode(given).unwrap_or_default();
+    if worker.shared.keys.csrf.matches(session_id, &given) {
+        return Ok(());
+    }
+    let message = "The CSRF token is missing or wrong (header X-CSRF-Token, or csrf_token in a form). Load the page again.";
+    Err(ApiError::new(Code::Forbidden, message))
+}
+
+/// What the browser says of where the request comes from.
+fn same_origin(request: &HttpRequest, worker: &Worker) -> Result<(), ApiError> {
+    let text = |name: header::HeaderName| {
+        request.headers().get(name).map(|value| value.to_str().unwrap_or("-").to_owned())
+    };
+    let ours = match text(header::HeaderName::from_static("sec-fetch-site")) {
+        Some(site) => site == "same-origin" || site == "none",
+        // A browser from before that header names the origin.
+        None => text(header::ORIGIN)
+            .is_some_and(|origin| origin.eq_ignore_ascii_case(&worker.shared.sign_in.public_url)),
+    };
+    if ours {
+        return Ok(());
+    }
+    let message =
+        "This request does not come from a page of this service (Sec-Fetch-Site, Origin).";
+    Err(ApiError::new(Code::Forbidden, message))
+}
+
+/// A form of our own pages, sent by somebody who is signed in: the only way in which a page changes anything.
+pub struct Signed<T> {
+    pub identity: Arc<Identity>,
+    pub form: T,
+}
+
+impl<T: DeserializeOwned + 'static> FromRequest for Signed<T> {
+    type Error = ApiError;
+    type Future = LocalBoxFuture<'static, Result<Self, ApiError>>;
+
+    fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        let (request, payload) = (request.clone(), payload.take());
+        Box::pin(async move { Self::read(&request, payload).await })
+    }
+}
+
+impl<T: DeserializeOwned> Signed<T> {
+    /// For handlers that take more than one kind of body.
+    ///
+    /// # Errors
+    /// 401 without a session, 403 for a form that is not of our pages, 400 and 415 for one that is wrong.
+    pub async fn read(request: &HttpRequest, payload: Payload) -> Result<Self, ApiError> {
+        let worker = extract::worker(request)?;
+        let body = body::read_small(request, payload, &worker.shared).await?;
+        let Visitor(visitor) = Visitor::extract(request).await?;
+        let identity = visitor.ok_or_else(|| ApiError::refused(Refusal::Missing))?;
+        let session_id = identity.credential.session_id().unwrap_or_default();
+        same_origin(request, &worker)?;
+        let mut fields = body::form_fields(request, &body)?;
+        let given = fields.remove("csrf_token").unwrap_or_default();
+        check_token(&worker, session_id, given.as_str().unwrap_or_default())?;
+        let form = body::typed(fields.into())?;
+        Ok(Self { identity, form })
+    }
+}
