@@ -76,7 +76,7 @@ pub enum Command {
     Login(login::Args),
     /// Print an access token of the sign-in, a fresh one where needed.
     #[command(
-        after_help = "Example, in ~/.claude/settings.json: \"apiKeyHelper\": \"bedrock_proxy token\""
+        after_help = "Example: \"apiKeyHelper\": \"bedrock_proxy token\" in ~/.claude/settings.json"
     )]
     Token(token::Args),
     /// End the sign-in, here and on the service.

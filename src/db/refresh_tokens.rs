@@ -74,16 +74,20 @@ impl RefreshTokenData {
         origin: &Origin,
     ) -> Result<Refresh, DbError> {
         in_transaction!(conn, c => {
-            let found: Option<(Self, SessionRecord)> = refresh_tokens::table
-                .inner_join(sessions::table)
-                .filter(refresh_tokens::digest.eq_any(digests))
-                .select((Self::as_select(), SessionRecord::as_select()))
-                .first(c)
+            let known = refresh_tokens::table.filter(refresh_tokens::digest.eq_any(digests));
+            let family: Option<String> =
+                known.clone().select(refresh_tokens::family).first(c).await.optional()?;
+            let Some(family) = family else { return Ok(Refresh::Refused("unknown")) };
+            // The session's row is the lock of its family: what comes at once goes one after the other from here on, and
+            // each sees what the one before did.
+            let session: Option<SessionRecord> = diesel::update(sessions::table.find(&family))
+                .set(sessions::kind.eq("cli"))
+                .returning(SessionRecord::as_returning())
+                .get_result(c)
                 .await
                 .optional()?;
-            let Some((token, session)) = found else {
-                return Ok(Refresh::Refused("unknown"));
-            };
+            let Some(session) = session else { return Ok(Refresh::Refused("session_ended")) };
+            let token: Self = known.select(Self::as_select()).first(c).await?;
             if session.ended_at.is_some() || session.expires_at <= now {
                 return Ok(Refresh::Refused("session_ended"));
             }
@@ -102,7 +106,8 @@ impl RefreshTokenData {
                     diesel::update(this).set(used).execute(c).await? > 0
                 }
                 // The answer may have been lost: then nobody has used the successor, which this one replaces.
-                Some(used_at) if now - used_at < lives.retry => {
+                // Of two at once, the later one may have looked at its clock first.
+                Some(used_at) if lives.retry > TimeDelta::zero() && now - used_at < lives.retry => {
                     let lost = refresh_tokens::table
                         .filter(refresh_tokens::parent.eq(token.id))
                         .filter(unused);

@@ -281,6 +281,7 @@ impl UserRecord {
                     }
                 }
             };
+            let was = user.state;
             let user: Self = diesel::update(users::table.find(user.id))
                 .set((
                     users::email.eq(described.email),
@@ -295,6 +296,10 @@ impl UserRecord {
                 .returning(Self::as_returning())
                 .get_result(c)
                 .await?;
+            if was != "active" {
+                // Keys that were refused meanwhile are remembered as such.
+                c.bump_epoch().await?;
+            }
             if let Some(sealed) = seal(user.id) {
                 let kept = users::provider_refresh_token.eq(sealed);
                 diesel::update(users::table.find(user.id)).set(kept).execute(c).await?;

@@ -1,11 +1,15 @@
 //! Reads a request's body within its limits: size, time, and what all calls together may hold; and what is small, as
 //! JSON or as a form.
 
-use std::time::Duration;
+use std::{
+    future::{Ready, ready},
+    marker::PhantomData,
+    time::Duration,
+};
 
 use actix_web::{FromRequest, HttpRequest, http::header, web::Payload};
 use bytes::{Bytes, BytesMut};
-use futures_util::{StreamExt, future::LocalBoxFuture};
+use futures_util::StreamExt;
 use paperclip::{
     actix::{OperationModifier, web::Json},
     v2::{
@@ -218,51 +222,65 @@ pub fn form_fields(request: &HttpRequest, body: &[u8]) -> Result<Map<String, Val
     Ok(fields)
 }
 
-/// A JSON body.
-pub struct Body<T>(pub T);
+/// A JSON body that is still to be read. A handler reads it once it knows who calls: what is wrong with a body is told
+/// to nobody who may not send one.
+pub struct Body<T> {
+    request: HttpRequest,
+    payload: actix_web::dev::Payload,
+    of: PhantomData<T>,
+}
 
-impl<T: DeserializeOwned + 'static> FromRequest for Body<T> {
-    type Error = ApiError;
-    type Future = LocalBoxFuture<'static, Result<Self, ApiError>>;
-
-    fn from_request(request: &HttpRequest, payload: &mut actix_web::dev::Payload) -> Self::Future {
-        let (request, payload) = (request.clone(), payload.take());
-        Box::pin(async move {
-            let worker = extract::worker(&request)?;
-            let body = read_small(&request, payload, &worker.shared).await?;
-            if content_type(&request) != "application/json" {
-                let message = "This takes JSON (Content-Type: application/json).";
-                return Err(ApiError::new(Code::UnsupportedMediaType, message));
-            }
-            typed(json(&body)?).map(Self)
-        })
+impl<T: DeserializeOwned> Body<T> {
+    /// # Errors
+    /// 415 for what is not JSON, 400 for JSON that does not fit, 413 beyond 1 MiB.
+    pub async fn read(self) -> Result<T, ApiError> {
+        let worker = extract::worker(&self.request)?;
+        let body = read_small(&self.request, self.payload, &worker.shared).await?;
+        if content_type(&self.request) != "application/json" {
+            let message = "This takes JSON (Content-Type: application/json).";
+            return Err(ApiError::new(Code::UnsupportedMediaType, message));
+        }
+        typed(json(&body)?)
     }
 }
 
-/// A body that is JSON or a form (RFC 6749 says form; programs like JSON better). An empty one has no fields.
-pub struct FormOrJson<T>(pub T);
+/// A body that is JSON or a form (RFC 6749 says form; programs like JSON better), still to be read. An empty one has no
+/// fields.
+pub struct FormOrJson<T> {
+    request: HttpRequest,
+    payload: actix_web::dev::Payload,
+    of: PhantomData<T>,
+}
 
-impl<T: DeserializeOwned + 'static> FromRequest for FormOrJson<T> {
-    type Error = ApiError;
-    type Future = LocalBoxFuture<'static, Result<Self, ApiError>>;
-
-    fn from_request(request: &HttpRequest, payload: &mut actix_web::dev::Payload) -> Self::Future {
-        let (request, payload) = (request.clone(), payload.take());
-        Box::pin(async move {
-            let worker = extract::worker(&request)?;
-            let body = read_small(&request, payload, &worker.shared).await?;
-            let fields = match content_type(&request).as_str() {
-                "application/json" => json(&body)?,
-                "" if body.is_empty() => Map::new().into(),
-                _ => form_fields(&request, &body)?.into(),
-            };
-            typed(fields).map(Self)
-        })
+impl<T: DeserializeOwned> FormOrJson<T> {
+    /// # Errors
+    /// As [`Body::read`].
+    pub async fn read(self) -> Result<T, ApiError> {
+        let worker = extract::worker(&self.request)?;
+        let body = read_small(&self.request, self.payload, &worker.shared).await?;
+        let fields = match content_type(&self.request).as_str() {
+            "application/json" => json(&body)?,
+            "" if body.is_empty() => Map::new().into(),
+            _ => form_fields(&self.request, &body)?.into(),
+        };
+        typed(fields)
     }
 }
 
-macro_rules! documented_as_json {
+macro_rules! json_bodies {
     ($($body:ident),*) => {$(
+        impl<T> FromRequest for $body<T> {
+            type Error = ApiError;
+            type Future = Ready<Result<Self, ApiError>>;
+
+            fn from_request(
+                request: &HttpRequest,
+                payload: &mut actix_web::dev::Payload,
+            ) -> Self::Future {
+                let (request, payload) = (request.clone(), payload.take());
+                ready(Ok(Self { request, payload, of: PhantomData }))
+            }
+        }
         impl<T: Apiv2Schema> Apiv2Schema for $body<T> {
             fn name() -> Option<String> {
                 T::name()
@@ -278,4 +296,4 @@ macro_rules! documented_as_json {
         }
     )*};
 }
-documented_as_json!(Body, FormOrJson);
+json_bodies!(Body, FormOrJson);

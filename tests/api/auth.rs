@@ -137,9 +137,17 @@ on_both_databases!(access_ends_when_the_application_next_looks, backend => {
     assert_eq!(status(&app, &token).await, 401);
     assert_eq!(status(&app, &other).await, 200);
 
-    assert!(app.command(&["user", "state", PERSON, "active"]).status.success());
+    // Let in again, their sessions stay ended; their other keys count again.
+    let kept = app.create_key("kept@example.com").await;
+    assert!(app.command(&["user", "state", "kept@example.com", "disabled"]).status.success());
     app.revalidate().await;
-    assert_eq!((status(&app, &key).await, status(&app, &token).await), (401, 200));
+    assert_eq!(status(&app, &kept).await, 401);
+    for person in [PERSON, "kept@example.com"] {
+        assert!(app.command(&["user", "state", person, "active"]).status.success());
+    }
+    app.revalidate().await;
+    assert_eq!((status(&app, &key).await, status(&app, &token).await), (401, 401));
+    assert_eq!(status(&app, &kept).await, 200);
 });
 
 #[actix_web::test]

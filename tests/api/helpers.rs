@@ -12,7 +12,10 @@ use bedrock_sso_proxy::{
     actors::{auth::Revalidate, usage::Flush},
     auth::{AdminRule, keys::Keys},
     cli::{key, user},
-    db::{self, Conn, Pool},
+    db::{
+        self, Conn, Pool,
+        audit::{AuditLogEntry, Filter},
+    },
     settings::{LOCAL_PROVIDER, Need, Settings},
     simulator::{
         Call, Simulator, SimulatorConfig,
@@ -26,7 +29,7 @@ use bytes::{Bytes, BytesMut};
 use serde_json::{Value, json};
 
 mod browser;
-pub use browser::{Browser, field, form};
+pub use browser::{Browser, form};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -392,6 +395,29 @@ impl TestServer {
     /// Runs one command of the real binary on this application's database.
     pub fn command(&self, arguments: &[&str]) -> std::process::Output {
         command(&self.environment, arguments)
+    }
+
+    /// The audit log, oldest first.
+    pub async fn audit(&self) -> Vec<AuditLogEntry> {
+        let mut conn = self.pool().await.reader().await.unwrap();
+        let mut all =
+            AuditLogEntry::list(&mut conn, &Filter::default(), None, 0, 10_000).await.unwrap();
+        all.reverse();
+        all
+    }
+
+    /// How many events of a type there are.
+    pub async fn audited(&self, event_type: &str) -> usize {
+        self.audit().await.iter().filter(|entry| entry.event_type == event_type).count()
+    }
+
+    /// Runs SQL on the application's database, behind its back.
+    pub async fn sql(&self, sql: &str) {
+        use diesel_async::SimpleAsyncConnection;
+        match &mut self.pool().await.writer().await.unwrap() {
+            Conn::Postgres(c) => c.batch_execute(sql).await.unwrap(),
+            Conn::Sqlite(c) => c.batch_execute(sql).await.unwrap(),
+        }
     }
 
     /// Awaits the look at the database that the application takes every second by itself.

@@ -3,6 +3,7 @@
 use std::{
     io::{BufRead, BufReader},
     process::{Child, Command, Stdio},
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
@@ -22,7 +23,8 @@ pub struct Process {
     pub url: String,
     pub environment: Vec<(String, String)>,
     pub simulator: Simulator,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
+    log: Arc<Mutex<Vec<u8>>>,
 }
 
 impl Process {
@@ -40,8 +42,19 @@ impl Process {
         environment.push(("BEDROCK_LOGGING__FORMAT".into(), "json".into()));
         environment
             .extend(more.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
-        let (child, url) = serve(&environment);
-        Self { child, url, environment, simulator, _folder: folder }
+        let log = Arc::default();
+        let (child, url) = serve(&environment, &log);
+        Self { child, url, environment, simulator, folder, log }
+    }
+
+    /// What it has logged so far.
+    pub fn log(&self) -> Vec<u8> {
+        self.log.lock().unwrap().clone()
+    }
+
+    /// Where it keeps its data.
+    pub fn folder(&self) -> &std::path::Path {
+        self.folder.path()
     }
 
     pub fn create_key(&self) -> String {
@@ -64,7 +77,7 @@ impl Process {
     pub fn kill_and_restart(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
-        (self.child, self.url) = serve(&self.environment);
+        (self.child, self.url) = serve(&self.environment, &self.log);
     }
 
     pub fn signal(&self, name: &str) {
@@ -94,7 +107,7 @@ impl Drop for Process {
 }
 
 /// Starts the binary and reads from its log where it listens.
-fn serve(environment: &[(String, String)]) -> (Child, String) {
+fn serve(environment: &[(String, String)], log: &Arc<Mutex<Vec<u8>>>) -> (Child, String) {
     let mut child = Command::new(env!("CARGO_BIN_EXE_bedrock_proxy"))
         .arg("serve")
         .env_clear()
@@ -108,14 +121,19 @@ fn serve(environment: &[(String, String)]) -> (Child, String) {
     let address = lines
         .by_ref()
         .map_while(Result::ok)
+        .inspect(|line| log.lock().unwrap().extend_from_slice(line.as_bytes()))
         .find_map(|line| {
             let line: Value =
                 serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"));
             (line["message"] == "listening").then(|| line["address"].as_str().unwrap().to_owned())
         })
         .expect("it logs where it listens");
-    // Somebody must read on, or its log is dropped; what it says is not wanted.
-    std::thread::spawn(move || lines.map_while(Result::ok).for_each(drop));
+    // Somebody must read on, or its log is dropped.
+    let log = log.clone();
+    std::thread::spawn(move || {
+        let read = lines.map_while(Result::ok);
+        read.for_each(|line| log.lock().unwrap().extend_from_slice(line.as_bytes()));
+    });
     (child, format!("http://{address}"))
 }
 
@@ -268,7 +286,7 @@ async fn health_tells_each_part_to_an_admin() {
     let unknown = app.get("/health?check=nothing").bearer(&token).send().await;
 
     let parts: Vec<_> = all.json()["checks"].as_object().unwrap().keys().cloned().collect();
-    assert_eq!(parts, ["actors", "aws", "database", "journal", "jwt"]);
+    assert_eq!(parts, ["actors", "aws", "database", "journal", "jwt", "oauth"]);
     assert!(
         all.json()["checks"].as_object().unwrap().values().all(|check| check["status"] == "ok"),
         "{:?}",

@@ -8,6 +8,7 @@
     reason = "tests and their helpers"
 )]
 
+mod audit;
 mod auth;
 mod bedrock;
 mod cli;
@@ -16,10 +17,15 @@ mod docs;
 mod example;
 mod faults;
 mod helpers;
+mod keys;
 mod kills;
 mod lifecycle;
+mod limits;
 mod matrix;
 mod messages;
+mod people;
+mod secrets;
 mod settings;
 mod streams;
+mod tokens;
 mod usage;

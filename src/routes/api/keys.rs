@@ -161,7 +161,7 @@ pub async fn create(
     body: Body<NewKey>,
     worker: Data<Worker>,
 ) -> Result<HttpResponse, ApiError> {
-    let (Person(identity), Body(asked)) = (person, body);
+    let (Person(identity), asked) = (person, body.read().await?);
     let (rules, now) = (&worker.shared.api_keys, db::now());
     let default = rules.default_expiry_days.map(i64::from);
     let days = asked.expires_in_days.unwrap_or(default);
@@ -276,7 +276,7 @@ pub async fn rename(
     worker: Data<Worker>,
 ) -> Result<Json<KeyEntry>, ApiError> {
     let (Person(identity), id, now) = (person, path.into_inner(), db::now());
-    let name = api_key::name(&body.0.name)?;
+    let name = api_key::name(&body.read().await?.name)?;
     let origin = surface::origin(&request, Some(&identity));
     let event = Event {
         user_id: Some(identity.user_id),
@@ -307,7 +307,7 @@ pub async fn rotate(
     worker: Data<Worker>,
 ) -> Result<HttpResponse, ApiError> {
     let (Person(identity), id, now) = (person, path.into_inner(), db::now());
-    let overlap = body.0.overlap_seconds.unwrap_or(OVERLAP);
+    let overlap = body.read().await?.overlap_seconds.unwrap_or(OVERLAP);
     if !(0..=LONGEST_OVERLAP).contains(&overlap) {
         let message = "overlap_seconds must be 0 to 604800 (a week).";
         return Err(ApiError::parameter("overlap_seconds", message));

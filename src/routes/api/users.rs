@@ -233,7 +233,7 @@ pub async fn set_state(
     body: Body<StateChange>,
     worker: Data<Worker>,
 ) -> Result<Json<UserEntry>, ApiError> {
-    let state = body.0.state;
+    let state = body.read().await?.state;
     if !["active", "disabled"].contains(&state.as_str()) {
         return Err(ApiError::parameter("state", "state must be active or disabled."));
     }

@@ -159,6 +159,8 @@ async fn come_back(
         })?;
     let session =
         let_in(request, worker, provider, &profile, origin).await.map_err(not_admitted)?;
+    // Who was locked out by their provider is let in again, with all their keys.
+    let _later = surface::revalidate(worker).await;
     Ok((next, session))
 }
 

@@ -88,7 +88,7 @@ pub async fn token(
     body: FormOrJson<TokenRequest>,
     worker: Data<Worker>,
 ) -> Result<Json<TokenAnswer>, ApiError> {
-    let asked = body.0;
+    let asked = body.read().await?;
     let needed = |field: &'static str, given: Option<String>| {
         given.filter(|text| !text.is_empty()).ok_or_else(|| {
             ApiError::parameter(field, format!("{field} is needed for this grant_type."))
@@ -218,14 +218,15 @@ pub async fn refresh(
     body: FormOrJson<RefreshRequest>,
     worker: Data<Worker>,
 ) -> Result<Json<TokenAnswer>, ApiError> {
+    let asked = body.read().await?;
     rates::check_address(&request, Limit::Refresh).await?;
-    if body.0.grant_type.is_some_and(|kind| kind != "refresh_token") {
+    if asked.grant_type.is_some_and(|kind| kind != "refresh_token") {
         let message = "grant_type must be refresh_token here.";
         return Err(ApiError::new(Code::OAuth("unsupported_grant_type"), message));
     }
     let ended =
         || invalid_grant("The refresh token is unknown, was used, or is over. Sign in again.");
-    let given = RefreshText::parse(&body.0.refresh_token).map_err(|_| ended())?;
+    let given = RefreshText::parse(&asked.refresh_token).map_err(|_| ended())?;
     let (shared, origin) = (&worker.shared, surface::origin(&request, None));
     let outcome = {
         let mut conn = shared.pool.writer().await?;
@@ -278,9 +279,10 @@ pub struct DeviceAnswer {
 #[api_v2_operation(tags(SignIn), operation_id = "device")]
 pub async fn device(
     request: HttpRequest,
-    _body: FormOrJson<DeviceRequest>,
+    body: FormOrJson<DeviceRequest>,
     worker: Data<Worker>,
 ) -> Result<Json<DeviceAnswer>, ApiError> {
+    let _known = body.read().await?;
     rates::check_address(&request, Limit::SignInStart).await?;
     let (shared, now) = (&worker.shared, db::now());
     let (device_code, user_code) = (random::text(), random::user_code());

@@ -89,6 +89,7 @@ fn exposed(settings: &Settings, secret: &str) -> Option<String> {
     let text = match secret {
         "jwt.secret" => settings.jwt.secret.as_ref()?.expose_secret(),
         "secrets.api_key_pepper" => settings.secrets.api_key_pepper.as_ref()?.expose_secret(),
+        "secrets.encryption_key" => settings.secrets.encryption_key.as_ref()?.expose_secret(),
         "aws.access_key_id" => settings.aws.access_key_id.as_ref()?.exposed(),
         "aws.secret_access_key" => settings.aws.secret_access_key.as_ref()?.expose_secret(),
         "aws.session_token" => settings.aws.session_token.as_ref()?.expose_secret(),
