@@ -89,7 +89,11 @@ fn settings(
         ("OAUTH__PROVIDERS__DEMO__SCOPES", "openid,email,profile,offline_access".to_owned()),
         ("ADMIN__EMAILS", "admin@example.com".to_owned()),
         ("METRICS__PORT", "0".to_owned()),
-        ("LOGGING__LEVEL", if args.verbose { "info" } else { "warn" }.to_owned()),
+        // That nobody is an admin yet goes without saying here.
+        (
+            "LOGGING__LEVEL",
+            if args.verbose { "info" } else { "warn,bedrock_sso_proxy::startup=error" }.to_owned(),
+        ),
     ];
     let environment = given.into_iter().map(|(name, value)| (format!("BEDROCK_{name}"), value));
     Ok(Settings::from_layers(None, environment, Need::Service)?)
