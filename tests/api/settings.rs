@@ -13,6 +13,8 @@ use crate::helpers::{
     Backend, MODEL, PERSON, TestServer, TestServerBuilder, eventually, message, spawn_app,
 };
 
+mod sign_in;
+
 async fn counted(app: &TestServer, line: &str) -> bool {
     let metrics = bedrock_metrics(app).await;
     metrics.lines().any(|found| found == line)

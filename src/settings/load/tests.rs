@@ -8,6 +8,8 @@ use super::*;
 use crate::settings::rules::{Action, Glob, Send};
 use crate::settings::{Alias, Fsync, FurtherRegion, InferenceProfile, LogFormat, OnFull, Prefixes};
 
+mod sign_in;
+
 /// A secret that nothing is wrong with.
 const SOUND: &str = "xK3v0Qm8sZp1Lr7TnW5yBd2HfJ9cGu4E";
 /// Stands in secrets; no output may hold it.
