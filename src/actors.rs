@@ -20,10 +20,9 @@ use actix::{Actor, Addr, Arbiter, ArbiterHandle, Context, Handler, Message};
 use arc_swap::ArcSwap;
 
 use crate::{
-    auth::{keys::Keys, providers::Provider, sign_in::Rules},
+    auth::{AdminRule, keys::Keys, providers::Provider, sign_in::Rules},
     bedrock::credentials::{Current, Source},
     db::Pool,
-    limits::Notes,
     settings::Settings,
     telemetry::Metrics,
     usage::journal::Directory,
@@ -146,7 +145,6 @@ impl Actors {
         keys: &Arc<Keys>,
         journal: Option<Arc<Directory>>,
         tls: &Arc<rustls::ClientConfig>,
-        notes: &Arc<Notes>,
         metrics: &Metrics,
     ) -> (Self, Threads) {
         let threads = Threads { auth: Arbiter::new(), background: Arbiter::new() };
@@ -161,17 +159,18 @@ impl Actors {
         };
         let auth = {
             let (pool, keys, known) = (pool.clone(), keys.clone(), known.clone());
-            let (streams, notes, metrics) = (streams.clone(), notes.clone(), metrics.clone());
+            let (streams, metrics) = (streams.clone(), metrics.clone());
+            let admins = AdminRule::new(&settings.admin, &settings.oauth);
             let (cache, audit) = (settings.cache.clone(), settings.audit.clone());
             Place::start(threads.auth.handle(), move || {
                 AuthActor::new(
                     pool.clone(),
                     keys.clone(),
+                    admins.clone(),
                     known.clone(),
                     streams.clone(),
                     &cache,
                     &audit,
-                    notes.clone(),
                     metrics.clone(),
                 )
             })

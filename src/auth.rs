@@ -235,18 +235,42 @@ pub struct ReDigest {
 pub async fn authenticate(
     pool: &Pool,
     keys: &Keys,
+    admins: &AdminRule,
     given: &Credential,
     now: Timestamp,
-) -> Result<(Identity, Option<ReDigest>), AuthError> {
-    let identity = match given {
-        Credential::ApiKey(key) => return by_api_key(pool, keys, key, now).await,
+) -> Result<Checked, AuthError> {
+    let (checked, owner) = match given {
+        Credential::ApiKey(key) => by_api_key(pool, keys, key, now).await?,
         Credential::Jwt(token) => {
             let claims = jwt::verify(&keys.jwt, token, now).map_err(AuthError::Refused)?;
             by_claims(pool, &claims, now).await?
         }
         Credential::Session(session) => by_session(pool, keys, session, now).await?,
     };
-    Ok((identity, None))
+    // What was written down and the rule as it is now must both say so.
+    let admin = owner.admin && admins.admits_user(&owner);
+    Ok(Checked { identity: Identity { admin, ..checked.identity }, ..checked })
+}
+
+/// A credential that holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Checked {
+    pub identity: Identity,
+    pub re_digest: Option<ReDigest>,
+    /// When its use was last written down.
+    pub last_used: Option<Timestamp>,
+}
+
+impl Checked {
+    fn new(
+        owner: &UserRecord,
+        credential: CredentialId,
+        ends: Option<Timestamp>,
+        last_used: Option<Timestamp>,
+    ) -> Self {
+        let identity = Identity { user_id: owner.id, credential, admin: false, ends };
+        Self { identity, re_digest: None, last_used }
+    }
 }
 
 async fn by_api_key(
@@ -254,7 +278,7 @@ async fn by_api_key(
     keys: &Keys,
     key: &ApiKeyText,
     now: Timestamp,
-) -> Result<(Identity, Option<ReDigest>), AuthError> {
+) -> Result<(Checked, UserRecord), AuthError> {
     let candidates = keys.digests(key);
     let digests: Vec<Vec<u8>> = candidates.iter().map(|(_, digest)| digest.clone()).collect();
     let found = ApiKeyRecord::with_owner(&mut pool.reader().await?, &digests).await?;
@@ -278,33 +302,30 @@ async fn by_api_key(
     if owner.state != "active" {
         return Err(AuthError::OwnerOfKey { key_id: record.id, user_id: owner.id });
     }
-    let identity = Identity {
-        user_id: owner.id,
-        credential: CredentialId::ApiKey(record.id),
-        admin: owner.admin,
-        ends: record.expires_at,
-    };
     let current = candidates.first().filter(|_| matched > 0);
     let re_digest = current.map(|(pepper_id, digest)| ReDigest {
         key_id: record.id,
         digest: digest.clone(),
         pepper_id: pepper_id.clone(),
     });
-    Ok((identity, re_digest))
+    let credential = CredentialId::ApiKey(record.id);
+    let checked = Checked::new(&owner, credential, record.expires_at, record.last_used_at);
+    Ok((Checked { re_digest, ..checked }, owner))
 }
 
-async fn by_claims(pool: &Pool, claims: &Claims, now: Timestamp) -> Result<Identity, AuthError> {
+async fn by_claims(
+    pool: &Pool,
+    claims: &Claims,
+    now: Timestamp,
+) -> Result<(Checked, UserRecord), AuthError> {
     let found = SessionRecord::with_owner(&mut pool.reader().await?, &claims.sid).await?;
     let (session, owner) = found
         .filter(|(_, owner)| owner.id.to_string() == claims.sub)
         .ok_or(AuthError::Refused(Refusal::Unknown))?;
     in_force(&session, &owner, session.expires_at, now)?;
-    Ok(Identity {
-        user_id: owner.id,
-        credential: CredentialId::Token(session.id),
-        admin: owner.admin,
-        ends: Some(claims.ends().min(session.expires_at)),
-    })
+    let ends = Some(claims.ends().min(session.expires_at));
+    let credential = CredentialId::Token(session.id);
+    Ok((Checked::new(&owner, credential, ends, Some(session.last_seen_at)), owner))
 }
 
 async fn by_session(
@@ -312,7 +333,7 @@ async fn by_session(
     keys: &Keys,
     given: &SessionText,
     now: Timestamp,
-) -> Result<Identity, AuthError> {
+) -> Result<(Checked, UserRecord), AuthError> {
     let digests = keys.sessions.digests(given.as_str());
     let found = SessionRecord::by_digest(&mut pool.reader().await?, &digests).await?;
     let (session, owner) = found
@@ -323,12 +344,8 @@ async fn by_session(
         .ok_or(AuthError::Refused(Refusal::Unknown))?;
     let ends = session.expires_at.min(idle_end(session.last_seen_at, keys.session_idle));
     in_force(&session, &owner, ends, now)?;
-    Ok(Identity {
-        user_id: owner.id,
-        credential: CredentialId::Cookie(session.id),
-        admin: owner.admin,
-        ends: Some(ends),
-    })
+    let credential = CredentialId::Cookie(session.id);
+    Ok((Checked::new(&owner, credential, Some(ends), Some(session.last_seen_at)), owner))
 }
 
 /// Of those who hold open streams, the ones who would not be let in now. An access token that has ended by itself is no
@@ -340,28 +357,20 @@ pub async fn lost_access(
     pool: &Pool,
     held: Vec<(i64, CredentialId)>,
 ) -> Result<Vec<(i64, CredentialId)>, DbError> {
-    let mut conn = pool.reader().await?;
-    let mut lost = Vec::new();
-    for (user_id, credential) in held {
-        let keeps = match &credential {
-            CredentialId::ApiKey(id) => {
-                let found = ApiKeyRecord::by_id(&mut conn, *id).await?;
-                found
-                    .is_some_and(|(key, owner)| key.revoked_at.is_none() && owner.state == "active")
-            }
-            CredentialId::Token(id) | CredentialId::Cookie(id) => {
-                // One that is not there any more ended by itself, and was cleared away.
-                let found = SessionRecord::with_owner(&mut conn, id).await?;
-                found.is_none_or(|(session, owner)| {
-                    session.ended_at.is_none() && owner.state == "active"
-                })
-            }
-        };
-        if !keeps {
-            lost.push((user_id, credential));
-        }
+    if held.is_empty() {
+        return Ok(held);
     }
-    Ok(lost)
+    let keys: Vec<i64> = held.iter().filter_map(|(_, by)| by.key_id()).collect();
+    let sessions: Vec<&str> = held.iter().filter_map(|(_, by)| by.session_id()).collect();
+    let mut conn = pool.reader().await?;
+    let good = ApiKeyRecord::unrevoked(&mut conn, &keys).await?;
+    // A session that is not there any more ended by itself, and was cleared away.
+    let ended = SessionRecord::taken_away(&mut conn, &sessions).await?;
+    let lost = |(_, by): &(i64, CredentialId)| match by {
+        CredentialId::ApiKey(id) => !good.contains(id),
+        CredentialId::Token(id) | CredentialId::Cookie(id) => ended.contains(id),
+    };
+    Ok(held.into_iter().filter(lost).collect())
 }
 
 fn idle_end(seen: Timestamp, idle: TimeDelta) -> Timestamp {

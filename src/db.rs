@@ -132,7 +132,18 @@ macro_rules! in_transaction {
         }
     };
 }
-pub(crate) use {in_transaction, on_conn};
+
+/// A transaction that writes into the audit log, or may. It begins by waiting for all others of its kind, on every
+/// instance: they change the same rows in many orders, and would else wait for each other in circles.
+macro_rules! in_audited_transaction {
+    ($conn:expr, $c:ident => $body:expr) => {
+        $crate::db::in_transaction!($conn, $c => {
+            $crate::db::steps::Steps::serialise($c).await?;
+            $body
+        })
+    };
+}
+pub(crate) use {in_audited_transaction, in_transaction, on_conn};
 
 /// Connections to the one database of this instance.
 #[derive(Clone)]

@@ -24,6 +24,7 @@ pub enum Limit {
     SignInStart,
     Callback,
     Refresh,
+    DevicePoll,
     FailedCredential,
     KeyCreation,
     AdminWrite,
@@ -37,7 +38,7 @@ impl Limit {
         match self {
             Self::SignInStart => "rate_limits.sign_in_starts_per_minute",
             Self::Callback => "rate_limits.callbacks_per_minute",
-            Self::Refresh => "rate_limits.refreshes_per_minute",
+            Self::Refresh | Self::DevicePoll => "rate_limits.refreshes_per_minute",
             Self::FailedCredential => "rate_limits.failed_credentials_per_minute",
             Self::KeyCreation => "rate_limits.key_creations_per_hour",
             Self::AdminWrite => "rate_limits.admin_writes_per_minute",
@@ -72,7 +73,6 @@ impl Subject {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Exceeded {
     pub limit: Limit,
-    pub subject: Subject,
     pub retry_after: Duration,
 }
 
@@ -95,6 +95,8 @@ impl Limits {
             Limit::SignInStart => per_minute(rates.sign_in_starts_per_minute),
             Limit::Callback => per_minute(rates.callbacks_per_minute),
             Limit::Refresh => per_minute(rates.refreshes_per_minute),
+            // Ten devices at one address, at their own pace.
+            Limit::DevicePoll => per_minute(rates.refreshes_per_minute.saturating_mul(4)),
             Limit::FailedCredential => NonZeroU32::new(rates.failed_credentials_per_minute)
                 .map(|burst| Quota::per_second(NonZeroU32::MIN).allow_burst(burst)),
             Limit::KeyCreation => {
@@ -116,7 +118,7 @@ impl Limits {
         let bucket = self.buckets.get_with((limit, subject), fresh);
         bucket.check().map_err(|not_until| {
             let retry_after = not_until.wait_time_from(DefaultClock::default().now());
-            Exceeded { limit, subject, retry_after }
+            Exceeded { limit, retry_after }
         })
     }
 }

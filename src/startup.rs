@@ -131,11 +131,10 @@ impl Application {
             .map_err(anyhow::Error::msg)
             .context("aws.ca_file")?;
         let client_tls = Arc::new(tls::client(roots, &["http/1.1"]));
-        let notes = Arc::default();
         let (actors, threads) =
-            Actors::start(&settings, &pool, &keys, journal.clone(), &client_tls, &notes, &metrics);
+            Actors::start(&settings, &pool, &keys, journal.clone(), &client_tls, &metrics);
         let health = health_checks(&pool, &actors, keys.clone(), journal.clone());
-        let shared = Shared::new(&settings, actors, pool, metrics, health, journal, keys, notes);
+        let shared = Shared::new(&settings, actors, pool, metrics, health, journal, keys);
         let shared = Arc::new(shared);
 
         let workers = match settings.server.workers {

@@ -40,7 +40,7 @@ pub struct Shared {
     pub sign_in: SignIn,
     pub api_keys: settings::ApiKeys,
     pub limits: Limits,
-    pub notes: Arc<Notes>,
+    pub notes: Notes,
     /// Whether calls are refused while the journal cannot take them.
     pub strict: bool,
     /// Set at the start of a shutdown: readiness is off.
@@ -138,7 +138,6 @@ impl Shared {
         health: Health,
         journal: Option<Arc<Directory>>,
         keys: Arc<Keys>,
-        notes: Arc<Notes>,
     ) -> Self {
         let server = settings.server.clone();
         let public = server.public_url.as_deref().and_then(|url| url.split_once("://"));
@@ -160,7 +159,7 @@ impl Shared {
             sign_in: SignIn::new(settings),
             api_keys: settings.api_keys.clone(),
             limits: Limits::new(&settings.rate_limits),
-            notes,
+            notes: Notes::default(),
             strict: settings.usage.on_full == settings::OnFull::Strict,
             draining: AtomicBool::new(false),
             closing: AtomicBool::new(false),
@@ -231,6 +230,15 @@ impl Gate {
         }
     }
 
+    /// Counts more bytes, unless they were too many.
+    fn hold(&self, more: usize) -> bool {
+        let fits = self.bytes.fetch_add(more, SeqCst) + more <= self.most_bytes;
+        if !fits {
+            self.bytes.fetch_sub(more, SeqCst);
+        }
+        fits
+    }
+
     /// Calls in flight that do not stream.
     pub fn plain_calls(&self) -> usize {
         self.calls.load(SeqCst).saturating_sub(self.streams.load(SeqCst))
@@ -272,13 +280,9 @@ pub struct Admission {
 impl Admission {
     /// Holds `more` bytes; false if all calls together would hold too many.
     pub fn hold(&mut self, more: usize) -> bool {
-        let gate = &self.shared.gate;
-        if gate.bytes.fetch_add(more, SeqCst) + more > gate.most_bytes {
-            gate.bytes.fetch_sub(more, SeqCst);
-            return false;
-        }
-        self.bytes += more;
-        true
+        let fits = self.shared.gate.hold(more);
+        self.bytes += if fits { more } else { 0 };
+        fits
     }
 
     /// Holds `bytes` in all, instead of what it held; false, and no change, if all calls together would hold too many.
@@ -296,6 +300,31 @@ impl Admission {
         if !std::mem::replace(&mut self.stream, true) {
             self.shared.gate.streams.fetch_add(1, SeqCst);
         }
+    }
+}
+
+/// Bytes of a small body, given back when dropped. It is no call: those are counted apart.
+pub struct Held {
+    shared: Arc<Shared>,
+    bytes: usize,
+}
+
+impl Held {
+    pub fn new(shared: &Arc<Shared>) -> Self {
+        Self { shared: shared.clone(), bytes: 0 }
+    }
+
+    /// Holds `more` bytes; false if all together would hold too many.
+    pub fn hold(&mut self, more: usize) -> bool {
+        let fits = self.shared.gate.hold(more);
+        self.bytes += if fits { more } else { 0 };
+        fits
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.shared.gate.bytes.fetch_sub(self.bytes, SeqCst);
     }
 }
 

@@ -14,7 +14,6 @@ pub struct LoginPage<'a> {
 
 /// A provider to sign in with.
 pub struct ProviderLink<'a> {
-    pub name: &'a str,
     pub display_name: &'a str,
     /// It could not be reached lately.
     pub failing: bool,

@@ -26,18 +26,13 @@ use super::{
 };
 use crate::{
     auth::{
-        self, AuthError, Credential, CredentialDigest, CredentialId, Identity, ReDigest, Refusal,
-        keys::Keys,
+        self, AdminRule, AuthError, Checked, Credential, CredentialDigest, CredentialId, Identity,
+        ReDigest, Refusal, keys::Keys,
     },
     db::{
-        self, DbError, Pool, Timestamp,
-        api_keys::ApiKeyRecord,
-        audit::{self, Event, Origin},
-        one_time_codes::OneTimeCode,
-        sessions::SessionRecord,
-        users,
+        self, DbError, Pool, Timestamp, api_keys::ApiKeyRecord, audit, one_time_codes::OneTimeCode,
+        sessions::SessionRecord, users,
     },
-    limits::{Notes, Subject},
     settings,
     telemetry::Metrics,
 };
@@ -140,16 +135,16 @@ pub struct Used(pub CredentialId);
 #[rtype(result = "Result<(), Arc<DbError>>")]
 pub struct Revalidate;
 
-type Load = Shared<LocalBoxFuture<'static, Result<(Arc<Identity>, Option<ReDigest>), AuthError>>>;
+type Load = Shared<LocalBoxFuture<'static, Result<Arc<Checked>, AuthError>>>;
 
 pub struct AuthActor {
     pool: Pool,
     keys: Arc<Keys>,
+    admins: AdminRule,
     known: Arc<Known>,
     streams: Place<StreamSupervisor>,
     /// The supervisor of streams is still to be told that access was taken away.
     untold: bool,
-    notes: Arc<Notes>,
     /// Rises whenever entries are forgotten: a check that began before may not be remembered.
     generation: u64,
     /// The last [`users::epoch`] seen.
@@ -166,20 +161,20 @@ impl AuthActor {
     pub fn new(
         pool: Pool,
         keys: Arc<Keys>,
+        admins: AdminRule,
         known: Arc<Known>,
         streams: Place<StreamSupervisor>,
         cache: &settings::Cache,
         audit: &settings::Audit,
-        notes: Arc<Notes>,
         metrics: Metrics,
     ) -> Self {
         Self {
             pool,
             keys,
+            admins,
             known,
             streams,
             untold: false,
-            notes,
             generation: 0,
             epoch: None,
             loading: HashMap::new(),
@@ -195,9 +190,9 @@ impl AuthActor {
             return load.clone();
         }
         let (pool, keys, given) = (self.pool.clone(), self.keys.clone(), given.clone());
+        let admins = self.admins.clone();
         let load = async move {
-            let checked = auth::authenticate(&pool, &keys, &given, db::now()).await;
-            checked.map(|(identity, re_digest)| (Arc::new(identity), re_digest))
+            auth::authenticate(&pool, &keys, &admins, &given, db::now()).await.map(Arc::new)
         };
         let load = load.boxed_local().shared();
         self.loading.insert(digest, load.clone());
@@ -208,44 +203,29 @@ impl AuthActor {
     fn remember(
         &self,
         digest: CredentialDigest,
-        checked: &Result<(Arc<Identity>, Option<ReDigest>), AuthError>,
+        checked: &Result<Arc<Checked>, AuthError>,
         generation: u64,
     ) {
         if generation != self.generation {
             return;
         }
         match checked {
-            Ok((identity, _)) => {
+            Ok(good) => {
                 let checked = self.known.clock();
                 // A first use is noted at once, by whoever remembers it.
                 let used = AtomicU64::new(checked);
-                let entry = Entry { identity: identity.clone(), checked, used };
+                let entry = Entry { identity: Arc::new(good.identity.clone()), checked, used };
                 self.known.good.insert(digest, Arc::new(entry));
             }
             Err(error) => {
-                if let Some(refusal) = error.refusal() {
+                // What is not yet valid may be so in a second.
+                let refusal = error.refusal().filter(|refusal| *refusal != Refusal::NotYetValid);
+                if let Some(refusal) = refusal {
+                    self.known.good.invalidate(&digest);
                     self.known.refused.insert(digest, refusal);
                 }
             }
         }
-    }
-
-    /// Best effort: a refusal changes nothing that would have to be taken back.
-    fn note_refused_owner(&self, context: &mut Context<Self>, key_id: i64, user_id: i64) {
-        if !self.notes.is_first("key_refused", Subject::Key(key_id)) {
-            return;
-        }
-        let lost = self.metrics.audit_lost.clone();
-        self.write_in_background(context, "noting a refused key", async move |conn| {
-            let origin = Origin { actor: format!("user:{user_id}"), ..Origin::default() };
-            let event = Event {
-                user_id: Some(user_id),
-                object: format!("api_key:{key_id}"),
-                error: Some(Refusal::OwnerNotActive.as_str()),
-                ..Event::new(db::now(), "key_refused", &origin)
-            };
-            audit::record(conn, event).await.inspect_err(|_| lost.inc())
-        });
     }
 
     fn forget_all(&mut self) {
@@ -296,18 +276,20 @@ impl Actor for AuthActor {
         context.run_interval(self.clean_up, |actor, context| {
             actor.known.good.run_pending_tasks();
             actor.known.refused.run_pending_tasks();
-            let kept = actor.audit_kept;
-            actor.write_in_background(context, "cleaning up", async move |conn| {
-                let now = db::now();
-                let sessions = SessionRecord::remove_ended(conn, now).await?;
-                let codes = OneTimeCode::remove_ended(conn, now).await?;
-                let keys = ApiKeyRecord::note_expired(conn, now, EXPIRED).await?;
-                let events = match now.checked_sub_signed(kept) {
-                    Some(end) => audit::retain(conn, end, now).await?,
-                    None => 0,
-                };
-                tracing::debug!(sessions, codes, keys, events, "cleaned up");
-                Ok(())
+            let now = db::now();
+            // Each by itself: one that fails does not keep the others from being done.
+            actor.write_in_background(context, "clearing away sessions", async move |conn| {
+                SessionRecord::remove_ended(conn, now).await.map(drop)
+            });
+            actor.write_in_background(context, "clearing away codes", async move |conn| {
+                OneTimeCode::remove_ended(conn, now).await.map(drop)
+            });
+            actor.write_in_background(context, "noting expired keys", async move |conn| {
+                ApiKeyRecord::note_expired(conn, now, EXPIRED).await.map(drop)
+            });
+            let Some(end) = now.checked_sub_signed(actor.audit_kept) else { return };
+            actor.write_in_background(context, "removing old audit events", async move |conn| {
+                audit::retain(conn, end, now).await.map(drop)
             });
         });
     }
@@ -323,12 +305,13 @@ impl Handler<Authenticate> for AuthActor {
             // Of all who waited, the first one back does this.
             if generation == actor.generation && actor.loading.remove(&digest).is_some() {
                 actor.remember(digest, &checked, generation);
-                if let Err(AuthError::OwnerOfKey { key_id, user_id }) = &checked {
-                    actor.note_refused_owner(context, *key_id, *user_id);
-                }
-                if let Ok((identity, re_digest)) = &checked {
-                    context.notify(Used(identity.credential.clone()));
-                    if let Some(ReDigest { key_id, digest, pepper_id }) = re_digest.clone() {
+                if let Ok(good) = &checked {
+                    // After a change everybody is looked up anew; not every look is worth a write.
+                    let lately = db::now() - TimeDelta::milliseconds(NOTE_USE_MS.cast_signed());
+                    if good.last_used.is_none_or(|last| last < lately) {
+                        context.notify(Used(good.identity.credential.clone()));
+                    }
+                    if let Some(ReDigest { key_id, digest, pepper_id }) = good.re_digest.clone() {
                         actor.write_in_background(
                             context,
                             "moving a key to the current pepper",
@@ -344,7 +327,7 @@ impl Handler<Authenticate> for AuthActor {
                 Err(error) => error.refusal().map_or("unavailable", Refusal::as_str),
             };
             actor.metrics.auth.with_label_values(&[kind, outcome]).inc();
-            checked.map(|(identity, _)| identity)
+            checked.map(|good| Arc::new(good.identity.clone()))
         }))
     }
 }
@@ -396,6 +379,7 @@ mod tests {
         let known = Arc::new(Known::new(&settings.cache, &settings.auth));
         let keys = Arc::new(Keys::new(&settings).unwrap());
         let pool = Pool::open(&settings.database).unwrap();
+        let admins = AdminRule::new(&settings.admin, &settings.oauth);
         let metrics = Metrics::new().unwrap();
         let gauge = metrics.live_streams.clone();
         let supervised = pool.clone();
@@ -405,25 +389,19 @@ mod tests {
         AuthActor::new(
             pool,
             keys,
+            admins,
             known,
             streams,
             &settings.cache,
             &settings.audit,
-            Arc::default(),
             metrics,
         )
     }
 
-    fn good(ends: Option<Timestamp>) -> Result<(Arc<Identity>, Option<ReDigest>), AuthError> {
-        Ok((
-            Arc::new(Identity {
-                user_id: 7,
-                credential: CredentialId::ApiKey(3),
-                admin: false,
-                ends,
-            }),
-            None,
-        ))
+    fn good(ends: Option<Timestamp>) -> Result<Arc<Checked>, AuthError> {
+        let credential = CredentialId::ApiKey(3);
+        let identity = Identity { user_id: 7, credential, admin: false, ends };
+        Ok(Arc::new(Checked { identity, re_digest: None, last_used: None }))
     }
 
     #[actix_rt::test]

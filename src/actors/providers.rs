@@ -145,7 +145,7 @@ impl ProvidersActor {
         ask: LocalBoxFuture<'static, Result<Option<SecretString>, Arc<ProviderError>>>,
         pool: Pool,
         keys: Arc<Keys>,
-        user: UserRecord,
+        (user, asked_with): (UserRecord, Vec<u8>),
         recheck: TimeDelta,
     ) -> bool {
         let answer = ask.await;
@@ -160,13 +160,14 @@ impl ProvidersActor {
                     };
                     let sealed = next.as_ref().and_then(seal);
                     let due = later(now, recheck);
-                    UserRecord::confirmed(&mut conn, user.id, sealed.as_deref(), now, due).await?;
+                    let sealed = sealed.as_deref();
+                    UserRecord::confirmed(&mut conn, user.id, &asked_with, sealed, now, due)
+                        .await?;
                     Ok(false)
                 }
                 Err(error) if is_no(error) => {
                     tracing::warn!(user_id = user.id, provider = user.provider, %error, "the provider does not vouch for somebody any more");
-                    UserRecord::expire(&mut conn, &user, now).await?;
-                    Ok(true)
+                    UserRecord::expire(&mut conn, &user, &asked_with, now).await
                 }
                 Err(error) => {
                     tracing::warn!(user_id = user.id, provider = user.provider, %error, "the provider could not be asked about somebody; trying again later");
@@ -316,7 +317,13 @@ impl Handler<Recheck> for ProvidersActor {
                     known.recheck(&http, &provider, &token).await.map_err(Arc::new)
                 };
                 let ask = ask.boxed_local();
-                asked.push(Self::ask_about(ask, pool.clone(), keys.clone(), user, recheck));
+                asked.push(Self::ask_about(
+                    ask,
+                    pool.clone(),
+                    keys.clone(),
+                    (user, sealed),
+                    recheck,
+                ));
             }
             let answers = futures_util::future::join_all(asked).await;
             answers.into_iter().filter(|no| *no).count()

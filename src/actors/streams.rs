@@ -27,6 +27,8 @@ use crate::{
 const LAST_WORDS: Duration = Duration::from_secs(2);
 /// Looking for streams of those who lost access is tried again after this.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
+/// A stream may be opened by a call that was let in so long before somebody lost access.
+const ON_ITS_WAY: Duration = Duration::from_secs(10);
 
 /// What cuts a stream, and says why.
 #[derive(Debug, Clone, Default)]
@@ -86,6 +88,11 @@ struct Live {
 
 pub struct StreamSupervisor {
     pool: Pool,
+    /// When it was last told that somebody lost access.
+    taken: Option<Instant>,
+    /// It is being looked who did; what is told meanwhile is for the next look.
+    looking: bool,
+    again: bool,
     live: HashMap<u64, Live>,
     /// The number of live streams, for those who wait for it to fall.
     count: watch::Sender<usize>,
@@ -94,12 +101,50 @@ pub struct StreamSupervisor {
 
 impl StreamSupervisor {
     pub fn new(pool: Pool, gauge: IntGauge) -> Self {
-        Self { pool, live: HashMap::new(), count: watch::Sender::new(0), gauge }
+        Self {
+            pool,
+            taken: None,
+            looking: false,
+            again: false,
+            live: HashMap::new(),
+            count: watch::Sender::new(0),
+            gauge,
+        }
     }
 
     fn counted(&self) {
         self.count.send_replace(self.live.len());
         self.gauge.set(i64::try_from(self.live.len()).unwrap_or(i64::MAX));
+    }
+
+    /// Looks once for all who hold live streams, whoever asks meanwhile.
+    fn look(&mut self, context: &mut Context<Self>) {
+        if std::mem::replace(&mut self.looking, true) {
+            self.again = true;
+            return;
+        }
+        let mut held: Vec<(i64, CredentialId)> = Vec::new();
+        for stream in self.live.values() {
+            let holder = (stream.user_id, stream.credential.clone());
+            if !held.contains(&holder) {
+                held.push(holder);
+            }
+        }
+        let pool = self.pool.clone();
+        let look = async move { auth::lost_access(&pool, held).await };
+        context.spawn(look.into_actor(self).map(|lost, actor, context| {
+            actor.looking = false;
+            match lost {
+                Ok(lost) => actor.cut_revoked(&lost),
+                Err(error) => {
+                    tracing::warn!(%error, "live streams could not be checked; trying again");
+                    context.notify_later(AccessTaken, LOOK_AGAIN);
+                }
+            }
+            if std::mem::take(&mut actor.again) {
+                actor.look(context);
+            }
+        }));
     }
 
     fn cut_revoked(&self, lost: &[(i64, CredentialId)]) {
@@ -143,10 +188,13 @@ impl Actor for StreamSupervisor {
 impl Handler<Opened> for StreamSupervisor {
     type Result = ();
 
-    fn handle(&mut self, opened: Opened, _: &mut Self::Context) {
+    fn handle(&mut self, opened: Opened, context: &mut Self::Context) {
         let Opened { id, user_id, credential, model, cut } = opened;
         self.live.insert(id, Live { user_id, credential, model, since: Instant::now(), cut });
         self.counted();
+        if self.taken.is_some_and(|taken| taken.elapsed() < ON_ITS_WAY) {
+            self.look(context);
+        }
     }
 }
 
@@ -154,25 +202,8 @@ impl Handler<AccessTaken> for StreamSupervisor {
     type Result = ();
 
     fn handle(&mut self, _: AccessTaken, context: &mut Self::Context) {
-        let mut held: Vec<(i64, CredentialId)> = Vec::new();
-        for stream in self.live.values() {
-            let holder = (stream.user_id, stream.credential.clone());
-            if !held.contains(&holder) {
-                held.push(holder);
-            }
-        }
-        if held.is_empty() {
-            return;
-        }
-        let pool = self.pool.clone();
-        let look = async move { auth::lost_access(&pool, held).await };
-        context.spawn(look.into_actor(self).map(|lost, actor, context| match lost {
-            Ok(lost) => actor.cut_revoked(&lost),
-            Err(error) => {
-                tracing::warn!(%error, "live streams could not be checked; trying again");
-                context.notify_later(AccessTaken, LOOK_AGAIN);
-            }
-        }));
+        self.taken = Some(Instant::now());
+        self.look(context);
     }
 }
 

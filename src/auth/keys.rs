@@ -36,6 +36,7 @@ pub struct Keys {
     pub pending: Sealer,
     /// Identity providers' refresh tokens.
     pub provider_tokens: Sealer,
+    sealing_id: String,
     /// How long a browser's session may lie unused.
     pub session_idle: TimeDelta,
 }
@@ -133,6 +134,9 @@ impl Keys {
             csrf: Digester::new(CSRF, &all),
             refresh: Digester::new(REFRESH, &all),
             codes: Digester::new(CODE, &all),
+            sealing_id: sealing
+                .first()
+                .map_or_else(String::new, |secret| id_of(b"sealing", secret)),
             pending: sealer(PENDING),
             provider_tokens: sealer(PROVIDER_TOKEN),
             session_idle: TimeDelta::seconds(i64::from(settings.auth.session_idle_seconds)),
@@ -155,10 +159,15 @@ impl Keys {
         })
     }
 
-    /// The names of the secrets in use, which give nothing of them away: what signs, and the current pepper.
-    pub fn ids(&self) -> [(&'static str, &str); 2] {
+    /// The names of the secrets in use, which give nothing of them away: what signs, the current pepper, and what
+    /// seals.
+    pub fn ids(&self) -> [(&'static str, &str); 3] {
         let pepper = self.peppers.first().map_or("", |(id, _)| id.as_str());
-        [("jwt.secret", &self.jwt.signing_id), ("secrets.api_key_pepper", pepper)]
+        [
+            ("jwt.secret", &self.jwt.signing_id),
+            ("secrets.api_key_pepper", pepper),
+            ("secrets.encryption_key", &self.sealing_id),
+        ]
     }
 
     /// The key's digest under each pepper, with the pepper's id; the current one first.

@@ -144,8 +144,9 @@ pub async fn discover(http: &Http, provider: &Provider) -> Result<Discovered, Pr
                 .ok_or_else(|| ProviderError::Discovery("it names no token_endpoint".to_owned()))?;
             let user_info = metadata.userinfo_endpoint().map(|url| url.url().clone());
             let keys = metadata.jwks_uri().url().clone();
-            for found in [Some(token.url()), user_info.as_ref(), Some(&keys)].into_iter().flatten()
-            {
+            let authorization = metadata.authorization_endpoint().url();
+            let found = [Some(authorization), Some(token.url()), user_info.as_ref(), Some(&keys)];
+            for found in found.into_iter().flatten() {
                 http::may_follow(&url, found).map_err(|what| {
                     ProviderError::Discovery(format!("{found} is no address to go to: {what}"))
                 })?;
@@ -154,7 +155,7 @@ pub async fn discover(http: &Http, provider: &Provider) -> Result<Discovered, Pr
             let basic =
                 methods.is_none_or(|all| all.contains(&CoreClientAuthMethod::ClientSecretBasic));
             Ok(Discovered {
-                authorization: AuthUrl::from_url(metadata.authorization_endpoint().url().clone()),
+                authorization: AuthUrl::from_url(authorization.clone()),
                 token: TokenUrl::from_url(token.url().clone()),
                 user_info,
                 post_secret: !basic,
@@ -264,10 +265,11 @@ impl Discovered {
         if self.keys.is_some() {
             let id_token = tokens.extra_fields().id_token.as_deref();
             let id_token = id_token.ok_or(ProviderError::Missing("id_token"))?;
-            claims = self.verified(http, provider, id_token, Some(start.nonce), now).await?;
+            claims = self.verified(http, provider, id_token, start.nonce, now).await?;
         }
         // A provider that does not put the address into the id_token is asked for it.
-        if !claims.has(&provider.email_field) || !claims.has(&provider.user_id_field) {
+        let needed = ["email_verified", &provider.email_field, &provider.user_id_field];
+        if needed.iter().any(|name| !claims.has(name)) {
             let access = tokens.access_token().secret();
             claims = self.with_user_info(http, provider, access, claims).await?;
         }
@@ -300,7 +302,7 @@ impl Discovered {
         http: &Http,
         provider: &Provider,
         id_token: &str,
-        nonce: Option<&str>,
+        nonce: &str,
         now: DateTime<Utc>,
     ) -> Result<Claims, ProviderError> {
         let Some(set) = &self.keys else { return Err(ProviderError::Missing("keys")) };

@@ -25,7 +25,7 @@ pub fn text() -> String {
 }
 
 /// Whether a text has the form of [`text`].
-fn is_random(text: &str) -> bool {
+pub fn is_random(text: &str) -> bool {
     text.len() == LENGTH && URL_SAFE_NO_PAD.decode(text).is_ok()
 }
 

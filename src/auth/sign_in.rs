@@ -124,12 +124,11 @@ pub struct Tokens {
     pub access_seconds: u32,
     pub refresh: RefreshText,
     pub refresh_seconds: i64,
-    pub session_id: String,
 }
 
 /// What became of a refresh.
 pub enum Refreshed {
-    Renewed { tokens: Tokens, user_id: i64 },
+    Renewed(Tokens),
     Reused,
     Refused(&'static str),
 }
@@ -149,11 +148,6 @@ impl Rules {
                 retry: seconds(jwt.refresh_retry_seconds),
             },
         }
-    }
-
-    /// How long a browser's session lasts at most.
-    pub fn session_max(&self) -> TimeDelta {
-        self.session_max
     }
 
     /// How long after the provider vouched for somebody it is asked again.
@@ -185,7 +179,7 @@ impl Rules {
         keys: &Keys,
         provider: &str,
         profile: &Profile,
-        replaced: Option<&str>,
+        replaced: Option<(i64, &str)>,
         now: Timestamp,
         origin: &Origin,
     ) -> Result<(UserRecord, SessionText), NotAdmitted> {
@@ -219,19 +213,22 @@ impl Rules {
         }
     }
 
-    /// Starts a session for a program, and answers its first tokens. `how` is for the audit log.
+    /// Starts a session for a program of an active person, and answers its first tokens. `code` is the digest of the code
+    /// that it is made of; `how` is for the audit log.
     ///
     /// # Errors
     /// The database's.
+    #[expect(clippy::too_many_arguments, reason = "for whom, of what, and what is kept of it")]
     pub async fn open_session(
         &self,
         conn: &mut Conn,
         keys: &Keys,
         user_id: i64,
+        code: Option<&[u8]>,
         how: &str,
         now: Timestamp,
         origin: &Origin,
-    ) -> Result<Tokens, DbError> {
+    ) -> Result<Option<Tokens>, DbError> {
         let id = uuid::Uuid::new_v4().to_string();
         let ends = later(now, self.family);
         let refresh = RefreshText::generate();
@@ -253,8 +250,10 @@ impl Rules {
             metadata: json!({ "kind": "cli", "how": how }),
             ..Event::new(now, "session_created", origin)
         };
-        SessionRecord::create(conn, &session, Some(&token), event).await?;
-        tokens(keys, user_id, id, refresh, expires_at, now)
+        if !SessionRecord::create(conn, &session, Some(&token), code, event).await? {
+            return Ok(None);
+        }
+        tokens(keys, user_id, &id, refresh, expires_at, now).map(Some)
     }
 
     /// Uses a refresh token.
@@ -285,10 +284,9 @@ impl Rules {
         Ok(match outcome {
             Refresh::Reused => Refreshed::Reused,
             Refresh::Refused(reason) => Refreshed::Refused(reason),
-            Refresh::Renewed { user, session_id, expires_at } => Refreshed::Renewed {
-                tokens: tokens(keys, user.id, session_id, successor, expires_at, now)?,
-                user_id: user.id,
-            },
+            Refresh::Renewed { user, session_id, expires_at } => {
+                Refreshed::Renewed(tokens(keys, user.id, &session_id, successor, expires_at, now)?)
+            }
         })
     }
 }
@@ -306,20 +304,19 @@ pub fn later(now: Timestamp, by: TimeDelta) -> Timestamp {
 fn tokens(
     keys: &Keys,
     user_id: i64,
-    session_id: String,
+    session_id: &str,
     refresh: RefreshText,
     expires_at: Timestamp,
     now: Timestamp,
 ) -> Result<Tokens, DbError> {
     let ttl = keys.jwt.ttl;
-    let access = jwt::issue(&keys.jwt, user_id, &session_id, ttl, now)
+    let access = jwt::issue(&keys.jwt, user_id, session_id, ttl, now)
         .map_err(|error| DbError::Schema(format!("a token could not be signed: {error}")))?;
     Ok(Tokens {
         access,
         access_seconds: ttl,
         refresh,
         refresh_seconds: (expires_at - now).num_seconds(),
-        session_id,
     })
 }
 

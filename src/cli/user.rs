@@ -168,6 +168,8 @@ pub async fn token(conn: &mut Conn, email: &str, ttl: u32, keys: &Keys) -> anyho
         metadata: json!({ "kind": "cli", "ttl_seconds": ttl }),
         ..Event::new(now, "session_created", &origin)
     };
-    SessionRecord::create(conn, &new, None, event).await?;
+    if !SessionRecord::create(conn, &new, None, None, event).await? {
+        bail!("{email} is {}", user.state);
+    }
     Ok(jwt::issue(&keys.jwt, user.id, &session, ttl, now)?.expose_secret().to_owned())
 }

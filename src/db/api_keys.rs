@@ -6,7 +6,7 @@ use diesel_async::RunQueryDsl;
 use super::{
     Conn, DbError, Timestamp,
     audit::{self, Append, Event, Origin},
-    in_transaction, on_conn,
+    in_audited_transaction, on_conn,
     schema::{api_keys, users},
     steps::Steps,
     users::UserRecord,
@@ -73,14 +73,9 @@ macro_rules! live_keys_of {
     };
 }
 
-/// Inside a transaction: adds a key, unless its owner has `most` live ones. The owner's row is the lock: two creations at
-/// once count one after the other.
+/// Inside an audited transaction, of which there is one at a time: adds a key, unless its owner has `most` live ones.
 macro_rules! insert_within {
     ($c:expr, $new:expr, $most:expr) => {{
-        diesel::update(users::table.find($new.user_id))
-            .set(users::updated_at.eq($new.created_at))
-            .execute($c)
-            .await?;
         let live: i64 = live_keys_of!($new.user_id, $new.created_at).count().get_result($c).await?;
         if live >= $most {
             return Err(CreateError::TooMany(live));
@@ -117,12 +112,15 @@ impl ApiKeyRecord {
         })?)
     }
 
-    /// The key with this id and its owner.
-    pub async fn by_id(conn: &mut Conn, id: i64) -> Result<Option<(Self, UserRecord)>, DbError> {
-        let query = api_keys::table.inner_join(users::table).filter(api_keys::id.eq(id));
-        Ok(on_conn!(conn, c => {
-            query.select((Self::as_select(), UserRecord::as_select())).first(c).await.optional()
-        })?)
+    /// Of these keys, those that nobody revoked and whose owner is active.
+    pub async fn unrevoked(conn: &mut Conn, ids: &[i64]) -> Result<Vec<i64>, DbError> {
+        let query = api_keys::table
+            .inner_join(users::table)
+            .filter(api_keys::id.eq_any(ids))
+            .filter(api_keys::revoked_at.is_null())
+            .filter(users::state.eq("active"))
+            .select(api_keys::id);
+        Ok(on_conn!(conn, c => query.load(c).await)?)
     }
 
     /// Adds a key with its audit event, unless the owner has `most` live ones; counted in the same transaction.
@@ -135,7 +133,7 @@ impl ApiKeyRecord {
         most: i64,
         event: Event<'_>,
     ) -> Result<Self, CreateError> {
-        in_transaction!(conn, c => {
+        in_audited_transaction!(conn, c => {
             let key = insert_within!(c, new, most);
             let object = format!("api_key:{}", key.id);
             c.append(Event { object, ..event }).await?;
@@ -207,7 +205,7 @@ impl ApiKeyRecord {
         name: &str,
         event: Event<'_>,
     ) -> Result<Option<Self>, DbError> {
-        in_transaction!(conn, c => {
+        in_audited_transaction!(conn, c => {
             let own = api_keys::table.find(id).filter(api_keys::user_id.eq(user_id));
             let before: Option<String> =
                 own.select(api_keys::name).first(c).await.optional()?;
@@ -236,7 +234,7 @@ impl ApiKeyRecord {
         most: i64,
         event: Event<'_>,
     ) -> Result<Self, CreateError> {
-        in_transaction!(conn, c => {
+        in_audited_transaction!(conn, c => {
             let now = event.at;
             let old: Option<Self> = live_keys_of!(new.user_id, now)
                 .filter(api_keys::id.eq(id))
@@ -248,10 +246,15 @@ impl ApiKeyRecord {
             let ends = old.expires_at.map_or(old_ends, |end| end.min(old_ends));
             // One that ends at once does so before the new one is counted.
             let (revoked_at, ends_at_once) = ((ends <= now).then_some(now), ends <= now);
-            diesel::update(api_keys::table.find(id))
+            // Still live: it may have been revoked since it was read.
+            let this = api_keys::table.find(id).filter(api_keys::revoked_at.is_null());
+            let changed = diesel::update(this)
                 .set((api_keys::expires_at.eq(ends), api_keys::revoked_at.eq(revoked_at)))
                 .execute(c)
                 .await?;
+            if changed == 0 {
+                return Err(CreateError::Unknown);
+            }
             let new = NewApiKey { name: &old.name, ..*new };
             let key = insert_within!(c, &new, most);
             // What is remembered of the old key does not know its new end.
@@ -283,7 +286,7 @@ impl ApiKeyRecord {
         limit: i64,
     ) -> Result<usize, DbError> {
         let origin = Origin::service();
-        in_transaction!(conn, c => {
+        in_audited_transaction!(conn, c => {
             let due: Vec<Self> = api_keys::table
                 .filter(api_keys::expires_at.le(now))
                 .filter(api_keys::revoked_at.is_null())
@@ -322,7 +325,7 @@ impl ApiKeyRecord {
         now: Timestamp,
         event: Event<'_>,
     ) -> Result<bool, DbError> {
-        in_transaction!(conn, c => {
+        in_audited_transaction!(conn, c => {
             let mut live = api_keys::table
                 .filter(api_keys::id.eq(id))
                 .filter(api_keys::revoked_at.is_null())

@@ -8,7 +8,7 @@ use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
 
 use super::{
-    Conn, DbError, Timestamp, in_transaction, on_conn,
+    Conn, DbError, Timestamp, in_audited_transaction, on_conn,
     schema::{audit_chain, audit_logs},
 };
 
@@ -100,7 +100,7 @@ impl From<Unwritten> for DbError {
 /// # Errors
 /// [`DbError`] if it could not be written.
 pub async fn record(conn: &mut Conn, event: Event<'_>) -> Result<(), DbError> {
-    in_transaction!(conn, c => {
+    in_audited_transaction!(conn, c => {
         c.append(event).await?;
         Ok::<(), DbError>(())
     })
@@ -209,11 +209,17 @@ impl AuditLogEntry {
 /// one transaction. Answers how many were removed.
 pub async fn retain(conn: &mut Conn, end: Timestamp, now: Timestamp) -> Result<usize, DbError> {
     let origin = Origin::service();
-    in_transaction!(conn, c => {
-        // The chain's row first: it is the lock under which ends are moved.
-        diesel::update(audit_chain::table).set(audit_chain::id.eq(1)).execute(c).await?;
+    in_audited_transaction!(conn, c => {
+        // Everything before the first event that is to stay: one that carries a wrong time takes no others with it.
+        let first_kept: Option<i64> = audit_logs::table
+            .filter(audit_logs::created_at.ge(end))
+            .select(audit_logs::id)
+            .order(audit_logs::id)
+            .first(c)
+            .await
+            .optional()?;
         let last: Option<(i64, Vec<u8>)> = audit_logs::table
-            .filter(audit_logs::created_at.lt(end))
+            .filter(audit_logs::id.lt(first_kept.unwrap_or(i64::MAX)))
             .select((audit_logs::id, audit_logs::hash))
             .order(audit_logs::id.desc())
             .first(c)

@@ -8,7 +8,7 @@ use diesel_async::RunQueryDsl;
 use super::{
     Conn, DbError, Timestamp,
     audit::{Append, Event, Origin},
-    in_transaction, on_conn,
+    in_audited_transaction, in_transaction, on_conn,
     schema::one_time_codes,
     steps::{Steps, Which},
 };
@@ -97,34 +97,42 @@ impl OneTimeCode {
         Ok(on_conn!(conn, c => insert.execute(c).await)? > 0)
     }
 
-    /// Adds a code, unless there are `most` live ones of its kind. Answers whether it did.
-    pub async fn create(conn: &mut Conn, new: &NewCode<'_>, most: i64) -> Result<bool, DbError> {
+    /// Adds a code, unless there are `most` live ones of its kind, with an audit event if somebody decided on it. Answers
+    /// whether it did.
+    pub async fn create(
+        conn: &mut Conn,
+        new: &NewCode<'_>,
+        most: i64,
+        event: Option<Event<'_>>,
+    ) -> Result<bool, DbError> {
         let live = one_time_codes::table
             .filter(one_time_codes::kind.eq(new.kind))
             .filter(one_time_codes::expires_at.gt(new.created_at))
             .filter(one_time_codes::used_at.is_null())
             .count();
         let insert = diesel::insert_into(one_time_codes::table).values(new);
-        Ok(on_conn!(conn, c => {
+        in_audited_transaction!(conn, c => {
             let live: i64 = live.get_result(c).await?;
-            // Two at the same time may both fit in: it is a bound on memory, not a rule.
             if live >= most {
                 return Ok(false);
             }
             insert.execute(c).await?;
-            Ok::<bool, diesel::result::Error>(true)
-        })?)
+            if let Some(event) = event {
+                c.append(event).await?;
+            }
+            Ok::<bool, DbError>(true)
+        })
     }
 
     /// Takes a code for the command line; of any number of callers, one gets it. Who comes with a code that was taken
-    /// ends the session that was made of it: it may have been stolen.
+    /// ends the session that was made of it, or keeps it from being made: the code may have been stolen.
     pub async fn take(
         conn: &mut Conn,
         digest: &[u8],
         now: Timestamp,
         origin: &Origin,
     ) -> Result<Option<Self>, DbError> {
-        in_transaction!(conn, c => {
+        in_audited_transaction!(conn, c => {
             let code = one_time_codes::table
                 .filter(one_time_codes::digest.eq(digest))
                 .filter(one_time_codes::kind.eq("code"));
@@ -141,12 +149,16 @@ impl OneTimeCode {
             if taken.is_some() {
                 return Ok(taken);
             }
-            let used: Option<Self> = code.select(Self::as_select()).first(c).await.optional()?;
-            if let Some(Self { user_id: Some(user_id), session_id: Some(id), .. }) = used {
-                c.end_sessions(user_id, Which::One(&id), now).await?;
+            let reused = diesel::update(code).set(one_time_codes::denied_at.eq(now));
+            let used: Option<Self> =
+                reused.returning(Self::as_returning()).get_result(c).await.optional()?;
+            if let Some(Self { user_id: Some(user_id), session_id, .. }) = used {
+                if let Some(id) = &session_id {
+                    c.end_sessions(user_id, Which::One(id), now).await?;
+                }
                 c.append(Event {
                     user_id: Some(user_id),
-                    object: format!("session:{id}"),
+                    object: session_id.map_or("code".to_owned(), |id| format!("session:{id}")),
                     error: Some("code_reused"),
                     ..Event::new(now, "sign_in_code_reused", origin)
                 })
@@ -154,14 +166,6 @@ impl OneTimeCode {
             }
             Ok::<Option<Self>, DbError>(None)
         })
-    }
-
-    /// Notes what was made of a code.
-    pub async fn became(conn: &mut Conn, digest: &[u8], session_id: &str) -> Result<(), DbError> {
-        let update = diesel::update(one_time_codes::table.find(digest))
-            .set(one_time_codes::session_id.eq(session_id));
-        on_conn!(conn, c => update.execute(c).await)?;
-        Ok(())
     }
 
     /// The device that waits under a code which a person typed.
@@ -184,7 +188,7 @@ impl OneTimeCode {
         now: Timestamp,
         event: Event<'_>,
     ) -> Result<bool, DbError> {
-        in_transaction!(conn, c => {
+        in_audited_transaction!(conn, c => {
             let changed = if approve {
                 let approved = one_time_codes::user_id.eq(user_id);
                 diesel::update(waiting!(user_code, now)).set(approved).execute(c).await?

@@ -7,7 +7,7 @@ use diesel_async::RunQueryDsl;
 use super::{
     Conn, DbError, Timestamp,
     audit::{Append, Event, Origin},
-    in_transaction,
+    in_audited_transaction,
     schema::{refresh_tokens, sessions, users},
     sessions::SessionRecord,
     steps::{Steps, Which},
@@ -73,32 +73,25 @@ impl RefreshTokenData {
         now: Timestamp,
         origin: &Origin,
     ) -> Result<Refresh, DbError> {
-        in_transaction!(conn, c => {
-            let known = refresh_tokens::table.filter(refresh_tokens::digest.eq_any(digests));
-            let family: Option<String> =
-                known.clone().select(refresh_tokens::family).first(c).await.optional()?;
-            let Some(family) = family else { return Ok(Refresh::Refused("unknown")) };
-            // The session's row is the lock of its family: what comes at once goes one after the other from here on, and
-            // each sees what the one before did.
-            let session: Option<SessionRecord> = diesel::update(sessions::table.find(&family))
-                .set(sessions::kind.eq("cli"))
-                .returning(SessionRecord::as_returning())
-                .get_result(c)
+        in_audited_transaction!(conn, c => {
+            let found: Option<(Self, SessionRecord)> = refresh_tokens::table
+                .inner_join(sessions::table)
+                .filter(refresh_tokens::digest.eq_any(digests))
+                .select((Self::as_select(), SessionRecord::as_select()))
+                .first(c)
                 .await
                 .optional()?;
-            let Some(session) = session else { return Ok(Refresh::Refused("session_ended")) };
-            let token: Self = known.select(Self::as_select()).first(c).await?;
+            let Some((token, session)) = found else { return Ok(Refresh::Refused("unknown")) };
             if session.ended_at.is_some() || session.expires_at <= now {
                 return Ok(Refresh::Refused("session_ended"));
-            }
-            if token.revoked_at.is_some() {
-                return Ok(Refresh::Refused("revoked"));
             }
             let user: UserRecord =
                 users::table.find(token.user_id).select(UserRecord::as_select()).first(c).await?;
             let origin = &Origin { actor: format!("user:{}", user.id), ..origin.clone() };
             let unused = refresh_tokens::used_at.is_null().and(refresh_tokens::revoked_at.is_null());
             let claimed = match token.used_at {
+                // In a session that goes on, only one that was replaced as lost is revoked: then somebody has it after all.
+                _ if token.revoked_at.is_some() => false,
                 None if token.expires_at <= now => return Ok(Refresh::Refused("expired")),
                 None => {
                     let this = refresh_tokens::table.find(token.id).filter(unused);
@@ -107,7 +100,7 @@ impl RefreshTokenData {
                 }
                 // The answer may have been lost: then nobody has used the successor, which this one replaces.
                 // Of two at once, the later one may have looked at its clock first.
-                Some(used_at) if lives.retry > TimeDelta::zero() && now - used_at < lives.retry => {
+                Some(used_at) if (now - used_at).abs() < lives.retry => {
                     let lost = refresh_tokens::table
                         .filter(refresh_tokens::parent.eq(token.id))
                         .filter(unused);

@@ -6,9 +6,9 @@ use diesel_async::RunQueryDsl;
 use super::{
     Conn, DbError, Timestamp,
     audit::{Append, Event, Origin},
-    in_transaction, on_conn,
+    in_audited_transaction, in_transaction, on_conn,
     refresh_tokens::NewRefreshToken,
-    schema::{refresh_tokens, sessions, users},
+    schema::{one_time_codes, refresh_tokens, sessions, users},
     steps::{Steps, Which},
     users::UserRecord,
 };
@@ -92,6 +92,16 @@ impl SessionRecord {
         })?)
     }
 
+    /// Of these sessions, those that somebody ended, or whose person is not active.
+    pub async fn taken_away(conn: &mut Conn, ids: &[&str]) -> Result<Vec<String>, DbError> {
+        let query = sessions::table
+            .inner_join(users::table)
+            .filter(sessions::id.eq_any(ids))
+            .filter(sessions::ended_at.is_not_null().or(users::state.ne("active")))
+            .select(sessions::id);
+        Ok(on_conn!(conn, c => query.load(c).await)?)
+    }
+
     /// A person's live sessions, the last seen first.
     pub async fn live(
         conn: &mut Conn,
@@ -108,20 +118,36 @@ impl SessionRecord {
         Ok(on_conn!(conn, c => query.select(Self::as_select()).load(c).await)?)
     }
 
-    /// Starts a session, with its first refresh token if it has one, and its audit event.
+    /// Starts a session of an active person, with its first refresh token if it has one, and its audit event. `code` is
+    /// the digest of the code that it is made of, which must not have come a second time meanwhile. Answers whether it
+    /// was started.
     pub async fn create(
         conn: &mut Conn,
         new: &NewSession<'_>,
         refresh: Option<&NewRefreshToken<'_>>,
+        code: Option<&[u8]>,
         event: Event<'_>,
-    ) -> Result<(), DbError> {
-        in_transaction!(conn, c => {
+    ) -> Result<bool, DbError> {
+        in_audited_transaction!(conn, c => {
+            let state: Option<String> =
+                users::table.find(new.user_id).select(users::state).first(c).await.optional()?;
+            if state.as_deref() != Some("active") {
+                return Ok(false);
+            }
+            if let Some(code) = code {
+                let sound =
+                    one_time_codes::table.find(code).filter(one_time_codes::denied_at.is_null());
+                let became = one_time_codes::session_id.eq(new.id);
+                if diesel::update(sound).set(became).execute(c).await? == 0 {
+                    return Ok(false);
+                }
+            }
             diesel::insert_into(sessions::table).values(new).execute(c).await?;
             if let Some(refresh) = refresh {
                 diesel::insert_into(refresh_tokens::table).values(refresh).execute(c).await?;
             }
             c.append(event).await?;
-            Ok::<(), DbError>(())
+            Ok::<bool, DbError>(true)
         })
     }
 
@@ -133,7 +159,7 @@ impl SessionRecord {
         one: Option<&str>,
         event: Event<'_>,
     ) -> Result<usize, DbError> {
-        in_transaction!(conn, c => {
+        in_audited_transaction!(conn, c => {
             let which = one.map_or(Which::All, Which::One);
             let ended = c.end_sessions(user_id, which, event.at).await?;
             if !ended.is_empty() {

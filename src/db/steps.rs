@@ -7,7 +7,7 @@ use diesel_async::RunQueryDsl;
 use super::{
     DbError, SqliteAsync, Timestamp,
     audit::{Append, Event, Origin},
-    schema::{audit_chain, auth_epoch, refresh_tokens, sessions, users},
+    schema::{auth_epoch, one_time_codes, refresh_tokens, sessions, users},
     users::UserRecord,
 };
 
@@ -20,7 +20,8 @@ pub(crate) enum Which<'a> {
 }
 
 pub(crate) trait Steps: Append {
-    /// Waits until no other transaction appends to the audit log or takes this step, and keeps them waiting.
+    /// Waits until no other transaction holds this lock, and keeps them waiting. It comes first in a transaction, before
+    /// any row is touched: see [`super::in_audited_transaction`].
     async fn serialise(&mut self) -> Result<(), DbError>;
 
     /// Tells every instance that some access was taken away.
@@ -48,7 +49,7 @@ macro_rules! steps {
     ($($connection:ty),*) => {$(
         impl Steps for $connection {
             async fn serialise(&mut self) -> Result<(), DbError> {
-                let lock = diesel::update(audit_chain::table).set(audit_chain::id.eq(1));
+                let lock = diesel::update(auth_epoch::table).set(auth_epoch::id.eq(1));
                 lock.execute(self).await?;
                 Ok(())
             }
@@ -77,6 +78,14 @@ macro_rules! steps {
                     Which::One(id) => live = live.filter(sessions::id.eq(id)),
                 }
                 let ids: Vec<String> = live.load(self).await?;
+                if which == Which::All {
+                    // Nor does what was allowed and not yet fetched become a session.
+                    let waiting = one_time_codes::table
+                        .filter(one_time_codes::user_id.eq(user_id))
+                        .filter(one_time_codes::used_at.is_null());
+                    let used = one_time_codes::used_at.eq(now);
+                    diesel::update(waiting).set(used).execute(self).await?;
+                }
                 if !ids.is_empty() {
                     diesel::update(sessions::table.filter(sessions::id.eq_any(&ids)))
                         .set(sessions::ended_at.eq(now))

@@ -6,7 +6,7 @@ use diesel_async::RunQueryDsl;
 use super::{
     Conn, DbError, Timestamp,
     audit::{self, Append, Event, Origin},
-    in_transaction, on_conn,
+    in_audited_transaction, in_transaction, on_conn,
     schema::{auth_epoch, users},
     sessions::NewSession,
     steps::{Steps, Which},
@@ -166,7 +166,7 @@ impl UserRecord {
         Ok(on_conn!(conn, c => query.select(Self::as_select()).load(c).await)?)
     }
 
-    /// A page of those who pass the filter.
+    /// A page of those who pass the filter; whoever lacks what it is sorted by comes last.
     pub async fn page(
         conn: &mut Conn,
         filter: &Filter,
@@ -176,12 +176,26 @@ impl UserRecord {
         Ok(on_conn!(conn, c => {
             let mut query = filtered!(filter);
             query = match (filter.sort, filter.ascending) {
-                (Sort::Email, true) => query.order((users::email.asc(), users::id.asc())),
-                (Sort::Email, false) => query.order((users::email.desc(), users::id.desc())),
+                (Sort::Email, true) => {
+                    query.order((users::email.is_null(), users::email.asc(), users::id.asc()))
+                }
+                (Sort::Email, false) => {
+                    query.order((users::email.is_null(), users::email.desc(), users::id.desc()))
+                }
                 (Sort::CreatedAt, true) => query.order((users::created_at.asc(), users::id.asc())),
-                (Sort::CreatedAt, false) => query.order((users::created_at.desc(), users::id.desc())),
-                (Sort::LastLoginAt, true) => query.order((users::last_login_at.asc(), users::id.asc())),
-                (Sort::LastLoginAt, false) => query.order((users::last_login_at.desc(), users::id.desc())),
+                (Sort::CreatedAt, false) => {
+                    query.order((users::created_at.desc(), users::id.desc()))
+                }
+                (Sort::LastLoginAt, true) => query.order((
+                    users::last_login_at.is_null(),
+                    users::last_login_at.asc(),
+                    users::id.asc(),
+                )),
+                (Sort::LastLoginAt, false) => query.order((
+                    users::last_login_at.is_null(),
+                    users::last_login_at.desc(),
+                    users::id.desc(),
+                )),
             };
             query.offset(offset).limit(limit).select(Self::as_select()).load(c).await
         })?)
@@ -201,7 +215,7 @@ impl UserRecord {
         new: &NewUser<'_>,
         event: Event<'_>,
     ) -> Result<Self, DbError> {
-        in_transaction!(conn, c => {
+        in_audited_transaction!(conn, c => {
             let user: Self = diesel::insert_into(users::table)
                 .values(new)
                 .returning(Self::as_returning())
@@ -223,13 +237,13 @@ impl UserRecord {
         conn: &mut Conn,
         described: &Described<'_>,
         session: &NewSession<'_>,
-        replaced: Option<&str>,
+        replaced: Option<(i64, &str)>,
         seal: impl Fn(i64) -> Option<Vec<u8>> + Sync,
         check_due: Timestamp,
         now: Timestamp,
         origin: &Origin,
     ) -> Result<Self, PersonError> {
-        in_transaction!(conn, c => {
+        in_audited_transaction!(conn, c => {
             let known: Option<Self> = users::table
                 .filter(users::provider.eq(described.provider))
                 .filter(users::subject.eq(described.subject))
@@ -282,7 +296,9 @@ impl UserRecord {
                 }
             };
             let was = user.state;
-            let user: Self = diesel::update(users::table.find(user.id))
+            // It may have been disabled since it was read.
+            let this = users::table.find(user.id).filter(users::state.ne("disabled"));
+            let user: Option<Self> = diesel::update(this)
                 .set((
                     users::email.eq(described.email),
                     users::email_verified.eq(described.email_verified),
@@ -295,18 +311,28 @@ impl UserRecord {
                 ))
                 .returning(Self::as_returning())
                 .get_result(c)
-                .await?;
+                .await
+                .optional()?;
+            let user = user.ok_or(PersonError::Disabled)?;
             if was != "active" {
                 // Keys that were refused meanwhile are remembered as such.
                 c.bump_epoch().await?;
+                c.append(Event {
+                    user_id: Some(user.id),
+                    provider: Some(described.provider),
+                    object: format!("user:{}", user.id),
+                    metadata: serde_json::json!({ "before": was, "after": "active" }),
+                    ..Event::new(now, "user_state_changed", origin)
+                })
+                .await?;
             }
             if let Some(sealed) = seal(user.id) {
                 let kept = users::provider_refresh_token.eq(sealed);
                 diesel::update(users::table.find(user.id)).set(kept).execute(c).await?;
             }
             c.note_admin(&user, described.admin, now, origin).await?;
-            if let Some(id) = replaced {
-                c.end_sessions(user.id, Which::One(id), now).await?;
+            if let Some((whose, id)) = replaced {
+                c.end_sessions(whose, Which::One(id), now).await?;
             }
             let session = NewSession { user_id: user.id, ..session.clone() };
             diesel::insert_into(super::schema::sessions::table).values(&session).execute(c).await?;
@@ -335,9 +361,7 @@ impl UserRecord {
         now: Timestamp,
         origin: &Origin,
     ) -> Result<Self, PersonError> {
-        in_transaction!(conn, c => {
-            // Two admins who disable one another at the same time come one after the other.
-            c.serialise().await?;
+        in_audited_transaction!(conn, c => {
             let before: Option<Self> =
                 users::table.find(id).select(Self::as_select()).first(c).await.optional()?;
             let before = before.ok_or(PersonError::Unknown)?;
@@ -388,7 +412,7 @@ impl UserRecord {
         now: Timestamp,
     ) -> Result<i64, DbError> {
         let origin = Origin::service();
-        in_transaction!(conn, c => {
+        in_audited_transaction!(conn, c => {
             let concerned: Vec<Self> = users::table
                 .filter(users::admin.eq(true).or(users::email.eq_any(emails)))
                 .select(Self::as_select())
@@ -447,28 +471,35 @@ impl UserRecord {
     pub async fn confirmed(
         conn: &mut Conn,
         id: i64,
+        asked_with: &[u8],
         sealed: Option<&[u8]>,
         now: Timestamp,
         due: Timestamp,
     ) -> Result<(), DbError> {
-        in_transaction!(conn, c => {
-            diesel::update(users::table.find(id))
-                .set((users::last_idp_check_at.eq(now), users::idp_check_due_at.eq(due)))
-                .execute(c)
-                .await?;
-            if let Some(sealed) = sealed {
-                let kept = users::provider_refresh_token.eq(sealed);
-                diesel::update(users::table.find(id)).set(kept).execute(c).await?;
-            }
-            Ok::<(), DbError>(())
-        })
+        // Who signed in meanwhile has a newer token.
+        let this = users::table.find(id).filter(users::provider_refresh_token.eq(asked_with));
+        let kept = users::provider_refresh_token.eq(sealed.unwrap_or(asked_with));
+        let checked = (users::last_idp_check_at.eq(now), users::idp_check_due_at.eq(due), kept);
+        let update = diesel::update(this).set(checked);
+        on_conn!(conn, c => update.execute(c).await)?;
+        Ok(())
     }
 
-    /// The provider does not vouch for a person any more: all their access ends, until they sign in again.
-    pub async fn expire(conn: &mut Conn, user: &Self, now: Timestamp) -> Result<(), DbError> {
+    /// The provider, asked with this token, does not vouch for a person any more: all their access ends, until they sign
+    /// in again. Answers whether that was news: who signed in meanwhile has a newer token.
+    pub async fn expire(
+        conn: &mut Conn,
+        user: &Self,
+        asked_with: &[u8],
+        now: Timestamp,
+    ) -> Result<bool, DbError> {
         let origin = Origin::service();
-        in_transaction!(conn, c => {
-            diesel::update(users::table.find(user.id).filter(users::state.eq("active")))
+        in_audited_transaction!(conn, c => {
+            let this = users::table
+                .find(user.id)
+                .filter(users::state.eq("active"))
+                .filter(users::provider_refresh_token.eq(asked_with));
+            let changed = diesel::update(this)
                 .set((
                     users::state.eq("expired"),
                     users::updated_at.eq(now),
@@ -478,6 +509,9 @@ impl UserRecord {
                 ))
                 .execute(c)
                 .await?;
+            if changed == 0 {
+                return Ok(false);
+            }
             let ended = c.end_sessions(user.id, Which::All, now).await?;
             c.bump_epoch().await?;
             c.append(Event {
@@ -491,7 +525,7 @@ impl UserRecord {
                 ..Event::new(now, "user_state_changed", &origin)
             })
             .await?;
-            Ok::<(), DbError>(())
+            Ok::<bool, DbError>(true)
         })
     }
 }

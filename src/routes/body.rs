@@ -4,6 +4,7 @@
 use std::{
     future::{Ready, ready},
     marker::PhantomData,
+    sync::Arc,
     time::Duration,
 };
 
@@ -22,13 +23,15 @@ use serde_json::{Map, Value};
 use tokio::time::{Instant, timeout};
 
 use super::{
-    error::{ApiError, Code},
+    error::{ApiError, Code, LONGEST_CAUSE, brief},
     extract,
 };
-use crate::state::{Admission, Shared};
+use crate::state::{Admission, Held, Shared};
 
 /// The largest body elsewhere than on inference routes.
 const SMALL: usize = 1 << 20;
+/// The largest form, and the largest body of who is not known yet.
+const SMALLEST: usize = 16 << 10;
 
 /// The whole body, unchanged.
 ///
@@ -50,16 +53,32 @@ pub async fn read(
 ///
 /// # Errors
 /// As [`read`], with 413 beyond 1 MiB.
-pub async fn read_small(
+async fn read_small(
     request: &HttpRequest,
     payload: actix_web::dev::Payload,
-    shared: &Shared,
+    most: usize,
+    shared: &Arc<Shared>,
 ) -> Result<Bytes, ApiError> {
     let mut payload = payload;
+    let mut held = Held::new(shared);
     let payload = Payload::from_request(request, &mut payload).await.map_err(|error| {
         ApiError::new(Code::InvalidParameter, "The body is malformed.").caused_by(error.to_string())
     })?;
-    read_within(request, payload, Limit { most: SMALL, setting: "" }, shared, |_| true).await
+    let limit = Limit { most, setting: "" };
+    read_within(request, payload, limit, shared, |more| held.hold(more)).await
+}
+
+/// A form.
+///
+/// # Errors
+/// As [`read`], with 413 beyond 16 KiB; those of [`form_fields`].
+pub async fn read_form(
+    request: &HttpRequest,
+    payload: actix_web::dev::Payload,
+    shared: &Arc<Shared>,
+) -> Result<Map<String, Value>, ApiError> {
+    let body = read_small(request, payload, SMALLEST, shared).await?;
+    form_fields(request, &body)
 }
 
 struct Limit {
@@ -153,20 +172,22 @@ pub fn typed<T: DeserializeOwned>(value: Value) -> Result<T, ApiError> {
     let mut note = |path: serde_ignored::Path<'_>| unknown.push(path.to_string());
     let known = serde_ignored::Deserializer::new(value, &mut note);
     let read = serde_path_to_error::deserialize(known).map_err(|error| {
-        let (field, cause) = (error.path().to_string(), error.into_inner().to_string());
+        let field = brief(&error.path().to_string(), 64);
+        let cause = brief(&error.into_inner().to_string(), LONGEST_CAUSE);
         if field == "." {
             ApiError::new(Code::InvalidParameter, format!("The body is wrong: {cause}."))
         } else {
             ApiError::parameter(field.clone(), format!("`{field}` is wrong: {cause}."))
         }
     })?;
-    if unknown.is_empty() { Ok(read) } else { Err(ApiError::unknown_fields(unknown)) }
+    if unknown.is_empty() { Ok(read) } else { Err(ApiError::unknown_fields(&unknown)) }
 }
 
 fn json(body: &[u8]) -> Result<Value, ApiError> {
     // Serde's own limit of depth is 128 (SEC-56).
     let value: Unique = serde_json::from_slice(body).map_err(|error| {
-        ApiError::new(Code::InvalidJson, format!("The body is not JSON as it is needed: {error}."))
+        let cause = brief(&error.to_string(), LONGEST_CAUSE);
+        ApiError::new(Code::InvalidJson, format!("The body is not JSON as it is needed: {cause}."))
     })?;
     Ok(value.0)
 }
@@ -207,7 +228,7 @@ impl<'de> serde::Deserialize<'de> for Unique {
 ///
 /// # Errors
 /// 415 for another type of body, 400 for a field that is there twice.
-pub fn form_fields(request: &HttpRequest, body: &[u8]) -> Result<Map<String, Value>, ApiError> {
+fn form_fields(request: &HttpRequest, body: &[u8]) -> Result<Map<String, Value>, ApiError> {
     if content_type(request) != "application/x-www-form-urlencoded" {
         let message = "This takes a form (Content-Type: application/x-www-form-urlencoded).";
         return Err(ApiError::new(Code::UnsupportedMediaType, message));
@@ -215,8 +236,9 @@ pub fn form_fields(request: &HttpRequest, body: &[u8]) -> Result<Map<String, Val
     let mut fields = Map::new();
     for (name, value) in url::form_urlencoded::parse(body) {
         if fields.insert(name.to_string(), value.into_owned().into()).is_some() {
+            let name = brief(&name, 64);
             let message = format!("`{name}` is there twice.");
-            return Err(ApiError::parameter(name.into_owned(), message));
+            return Err(ApiError::parameter(name, message));
         }
     }
     Ok(fields)
@@ -235,7 +257,7 @@ impl<T: DeserializeOwned> Body<T> {
     /// 415 for what is not JSON, 400 for JSON that does not fit, 413 beyond 1 MiB.
     pub async fn read(self) -> Result<T, ApiError> {
         let worker = extract::worker(&self.request)?;
-        let body = read_small(&self.request, self.payload, &worker.shared).await?;
+        let body = read_small(&self.request, self.payload, SMALL, &worker.shared).await?;
         if content_type(&self.request) != "application/json" {
             let message = "This takes JSON (Content-Type: application/json).";
             return Err(ApiError::new(Code::UnsupportedMediaType, message));
@@ -254,10 +276,10 @@ pub struct FormOrJson<T> {
 
 impl<T: DeserializeOwned> FormOrJson<T> {
     /// # Errors
-    /// As [`Body::read`].
+    /// As [`Body::read`], with 413 beyond 16 KiB.
     pub async fn read(self) -> Result<T, ApiError> {
         let worker = extract::worker(&self.request)?;
-        let body = read_small(&self.request, self.payload, &worker.shared).await?;
+        let body = read_small(&self.request, self.payload, SMALLEST, &worker.shared).await?;
         let fields = match content_type(&self.request).as_str() {
             "application/json" => json(&body)?,
             "" if body.is_empty() => Map::new().into(),

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use super::{
     body,
     error::{ApiError, Code, Dialect},
-    rates, surface,
+    extract, rates, surface,
 };
 use crate::{
     actors::{
@@ -28,6 +28,9 @@ use crate::{
 };
 
 pub const EVENT_STREAM: &str = "application/vnd.amazon.eventstream";
+
+/// A body that took longer is long enough for its caller to lose access meanwhile.
+const SLOW_BODY: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// A stream's place with the supervisor, and what cuts it.
 pub type Ticket = (StreamTicket, Cut);
@@ -49,7 +52,11 @@ pub async fn admit(
     let mut admission = Gate::enter(&worker.shared).ok_or_else(|| {
         ApiError::new(Code::Overloaded, "Too many calls at the moment. Try again.")
     })?;
+    let began = std::time::Instant::now();
     let body = body::read(request, payload, &mut admission, &worker.shared).await?;
+    if began.elapsed() > SLOW_BODY {
+        extract::still_let_in(request).await?;
+    }
     rates::check_inference(request, identity).await?;
     Ok((admission, body))
 }

@@ -43,7 +43,7 @@ pub fn clear_session(secure: bool) -> Cookie<'static> {
     gone(session_name(secure), secure)
 }
 
-/// Takes the sign-in away, however it went.
+/// Takes the sign-in away that was finished.
 pub fn clear_pending(secure: bool) -> Cookie<'static> {
     gone(pending_name(secure), secure)
 }

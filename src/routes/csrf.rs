@@ -92,14 +92,13 @@ impl<T: DeserializeOwned> Signed<T> {
     /// 401 without a session, 403 for a form that is not of our pages, 400 and 415 for one that is wrong.
     pub async fn read(request: &HttpRequest, payload: Payload) -> Result<Self, ApiError> {
         let worker = extract::worker(request)?;
-        let body = body::read_small(request, payload, &worker.shared).await?;
+        let mut fields = body::read_form(request, payload, &worker.shared).await?;
         let Visitor(visitor) = Visitor::extract(request).await?;
         let identity = visitor.ok_or_else(|| ApiError::refused(Refusal::Missing))?;
         let session_id = identity.credential.session_id().unwrap_or_default();
-        same_origin(request, &worker)?;
-        let mut fields = body::form_fields(request, &body)?;
+        same_origin(request, worker)?;
         let given = fields.remove("csrf_token").unwrap_or_default();
-        check_token(&worker, session_id, given.as_str().unwrap_or_default())?;
+        check_token(worker, session_id, given.as_str().unwrap_or_default())?;
         let form = body::typed(fields.into())?;
         Ok(Self { identity, form })
     }

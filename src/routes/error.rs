@@ -210,16 +210,16 @@ pub enum Dialect {
 impl Dialect {
     /// The dialect for a request: a browser that wants a page is given one, but where programs are at home.
     pub fn of_request(request: &HttpRequest) -> Self {
+        let path = request.path();
+        let dialect = Self::of(path);
+        if dialect != Self::Own || path.starts_with("/api/") {
+            return dialect;
+        }
         let accept = request.headers().get(header::ACCEPT);
         let accept = accept.and_then(|value| value.to_str().ok()).unwrap_or_default();
-        let path = request.path();
         let sign_in = ["/auth/callback/", "/auth/authorize/"].iter().any(|p| path.starts_with(p));
-        match Self::of(path) {
-            Self::Own if path.starts_with("/api/") => Self::Own,
-            Self::Own if accept.contains("text/html") => Self::Page,
-            Self::Own if sign_in && !accept.contains("application/json") => Self::Page,
-            dialect => dialect,
-        }
+        let page = accept.contains("text/html") || sign_in && !accept.contains("application/json");
+        if page { Self::Page } else { Self::Own }
     }
 
     /// The dialect of the clients that call a path. Decides how they are told, and nothing else.
@@ -330,7 +330,9 @@ impl ApiError {
     }
 
     /// Members of a body that nobody knows, by name.
-    pub fn unknown_fields(names: Vec<String>) -> Self {
+    pub fn unknown_fields(names: &[String]) -> Self {
+        const MOST: usize = 10;
+        let names: Vec<String> = names.iter().take(MOST).map(|name| brief(name, 64)).collect();
         let first = names.first().cloned().unwrap_or_default();
         let message = format!("`{first}` is not a field of this request.");
         let details = names.into_iter().map(|name| (name, "This field is not known.".to_owned()));
@@ -483,6 +485,15 @@ pub fn anthropic_id(id: &str) -> String {
     format!("req_{id}")
 }
 
+/// A text of a client's, as far as it is told back.
+pub fn brief(text: &str, most: usize) -> String {
+    let mut brief: String = text.chars().take(most).collect();
+    if brief.len() < text.len() {
+        brief.push('…');
+    }
+    brief
+}
+
 /// Tells whatever goes wrong in the dialect of the path, and turns a panic into this client's 500 and nobody else's
 /// (REL-29).
 pub async fn in_shape(
@@ -491,9 +502,14 @@ pub async fn in_shape(
 ) -> Result<ServiceResponse<impl MessageBody>, actix_web::Error> {
     let (path, id) = (request.path().to_owned(), request_id(&request));
     let dialect = Dialect::of_request(request.request());
-    let outcome =
-        futures_util::FutureExt::catch_unwind(std::panic::AssertUnwindSafe(next.call(request)))
-            .await;
+    let answering =
+        futures_util::FutureExt::catch_unwind(std::panic::AssertUnwindSafe(next.call(request)));
+    // A client that hangs up drops this future. A conversation with the database must not be dropped half-way: on SQLite
+    // it would take the worker along. Inference has none; there, hanging up is what cancels the call.
+    let outcome = match dialect {
+        Dialect::Bedrock | Dialect::Anthropic => answering.await,
+        _ => actix_web::rt::spawn(answering).await.unwrap_or_else(|gone| Err(Box::new(gone))),
+    };
     let response = match outcome {
         Ok(Ok(response)) => response,
         Ok(Err(error)) => return Err(as_api_error(&error).on(dialect, id).into()),
@@ -574,14 +590,19 @@ fn as_api_error(error: &actix_web::Error) -> ApiError {
     }
 }
 
+/// How much of a parser's complaint, which may quote the client, is told.
+pub const LONGEST_CAUSE: usize = 200;
+
 /// A query string that does not fit the parameters of its route.
 pub fn query(error: &actix_web::error::QueryPayloadError) -> ApiError {
-    ApiError::new(Code::InvalidParameter, format!("The query is wrong: {error}."))
+    let message = format!("The query is wrong: {}.", brief(&error.to_string(), LONGEST_CAUSE));
+    ApiError::new(Code::InvalidParameter, message)
 }
 
 /// A part of the path that is not what stands in its place, such as an id that is no number (SEC-101).
 pub fn path(error: &actix_web::error::PathError) -> ApiError {
-    ApiError::new(Code::InvalidParameter, format!("The path is wrong: {error}."))
+    let message = format!("The path is wrong: {}.", brief(&error.to_string(), LONGEST_CAUSE));
+    ApiError::new(Code::InvalidParameter, message)
 }
 
 impl From<AuthError> for ApiError {

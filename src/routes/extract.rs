@@ -147,56 +147,77 @@ async fn visit(request: &HttpRequest) -> Result<Option<Arc<Identity>>, ApiError>
     else {
         return Ok(None);
     };
-    match known(request, &worker, Credential::Session(given)).await {
+    match known(request, worker, Credential::Session(given)).await {
         Ok(identity) => Ok(Some(identity)),
-        Err(error) if error.refusal.is_some() => Ok(None),
-        Err(error) => Err(error),
+        Err(NotKnown::Refused(_)) => Ok(None),
+        Err(NotKnown::Else(error)) => Err(*error),
     }
 }
 
 /// The worker of a request.
-pub fn worker(request: &HttpRequest) -> Result<Arc<Worker>, ApiError> {
-    let worker = request.app_data::<Data<Worker>>().cloned();
-    worker.map(Data::into_inner).ok_or_else(|| ApiError::new(Code::Internal, "Not wired."))
+pub fn worker(request: &HttpRequest) -> Result<&Arc<Worker>, ApiError> {
+    let worker = request.app_data::<Data<Worker>>();
+    worker.map(|data| &**data).ok_or_else(|| ApiError::new(Code::Internal, "Not wired."))
+}
+
+/// Whether a caller is still let in, after a while in which access may have been taken away.
+///
+/// # Errors
+/// As the parameter.
+pub async fn still_let_in(request: &HttpRequest) -> Result<(), ApiError> {
+    authenticate(request, false).await.map(drop)
 }
 
 /// Who is calling. A credential that is known waits for no other thread. `cookies`: a browser's session counts too, and
 /// with it the checks that a request which changes something comes from our own pages.
 async fn authenticate(request: &HttpRequest, cookies: bool) -> Result<Arc<Identity>, ApiError> {
     let worker = worker(request)?;
-    let identity = match credential(request)? {
-        // One credential is used, and the one that was put there on purpose goes first (SEC-29).
-        Some(text) => match Credential::parse(text) {
-            Ok(given) => known(request, &worker, given).await?,
-            Err(refusal) => return Err(refused(request, &worker, "unknown", refusal).await),
-        },
+    // One credential is used, and the one that was put there on purpose goes first (SEC-29).
+    let given = match credential(request)? {
+        Some(text) => Credential::parse(text),
         None => {
-            let cookie = if cookies {
-                cookies::session(request, worker.shared.sign_in.secure)
-            } else {
-                None
-            };
+            let secure = worker.shared.sign_in.secure;
+            let cookie = if cookies { cookies::session(request, secure) } else { None };
             let Some(text) = cookie else {
-                count(&worker, "none", Refusal::Missing);
+                count(worker, "none", Refusal::Missing);
                 return Err(ApiError::refused(Refusal::Missing));
             };
-            match SessionText::parse(&text) {
-                Ok(given) => known(request, &worker, Credential::Session(given)).await?,
-                Err(refusal) => return Err(refused(request, &worker, "session", refusal).await),
-            }
+            SessionText::parse(&text).map(Credential::Session)
+        }
+    };
+    let identity = match given {
+        Ok(given) => known(request, worker, given).await,
+        Err(refusal) => {
+            count(worker, "unknown", refusal);
+            Err(NotKnown::Refused(AuthError::Refused(refusal)))
+        }
+    };
+    let identity = match identity {
+        Ok(identity) => identity,
+        Err(NotKnown::Else(error)) => return Err(*error),
+        // Boxed: those who are let in, nearly all, do not carry the room for this.
+        Err(NotKnown::Refused(error)) => {
+            return Err(Box::pin(refused(request, worker, error)).await);
         }
     };
     if let CredentialId::Cookie(session_id) = &identity.credential {
-        csrf::check_header(request, &worker, session_id)?;
+        csrf::check_header(request, worker, session_id)?;
     }
     Ok(identity)
+}
+
+/// Why nobody is let in by a credential.
+enum NotKnown {
+    Refused(AuthError),
+    /// It could not be checked.
+    Else(Box<ApiError>),
 }
 
 async fn known(
     request: &HttpRequest,
     worker: &Worker,
     given: Credential,
-) -> Result<Arc<Identity>, ApiError> {
+) -> Result<Arc<Identity>, NotKnown> {
     let (actors, kind) = (&worker.shared.actors, given.kind());
     let identity = match actors.known.get(&given.digest(), db::now()) {
         Lookup::Good { identity, note_use } => {
@@ -208,22 +229,21 @@ async fn known(
             worker.shared.metrics.auth.with_label_values(&[kind, "cached"]).inc();
             identity
         }
-        Lookup::Refused(refusal) => return Err(refused(request, worker, kind, refusal).await),
-        Lookup::Unknown => {
-            let answer =
-                actors.auth.address().send(Authenticate(given)).await.map_err(|error| {
-                    ApiError::new(
-                        Code::Overloaded,
-                        "Credentials cannot be checked at the moment. Try again.",
-                    )
-                    .caused_by(error)
-                })?;
-            match answer {
-                Ok(identity) => identity,
-                // The actor has counted it.
-                Err(error) => return Err(slowed(request, error).await),
-            }
+        Lookup::Refused(refusal) => {
+            count(worker, kind, refusal);
+            return Err(NotKnown::Refused(AuthError::Refused(refusal)));
         }
+        Lookup::Unknown => match actors.auth.address().send(Authenticate(given)).await {
+            Ok(Ok(identity)) => identity,
+            // The actor has counted it.
+            Ok(Err(error)) if error.refusal().is_some() => return Err(NotKnown::Refused(error)),
+            Ok(Err(error)) => return Err(NotKnown::Else(Box::new(error.into()))),
+            Err(error) => {
+                let message = "Credentials cannot be checked at the moment. Try again.";
+                let error = ApiError::new(Code::Overloaded, message).caused_by(error);
+                return Err(NotKnown::Else(Box::new(error)));
+            }
+        },
     };
     surface::note_caller(request, &identity);
     Ok(identity)
@@ -233,19 +253,27 @@ fn count(worker: &Worker, kind: &str, refusal: Refusal) {
     worker.shared.metrics.auth.with_label_values(&[kind, refusal.as_str()]).inc();
 }
 
-async fn refused(request: &HttpRequest, worker: &Worker, kind: &str, refusal: Refusal) -> ApiError {
-    count(worker, kind, refusal);
-    slowed(request, AuthError::Refused(refusal)).await
-}
-
-/// Whoever tries one bad credential after another is told to slow down (SEC-60). It is looked at only once a credential
-/// was refused: at the same address, a good one is let in all the while.
-async fn slowed(request: &HttpRequest, error: AuthError) -> ApiError {
-    if error.refusal().is_some() {
-        let subject = surface::subject(request);
-        if let Err(exceeded) = rates::check(request, Limit::FailedCredential, subject).await {
-            return exceeded;
-        }
+/// A credential was refused. Whoever tries one after another is told to slow down (SEC-60); one that was good until
+/// lately is no try. It is looked at only now: at the same address, a good one is let in all the while.
+async fn refused(request: &HttpRequest, worker: &Worker, error: AuthError) -> ApiError {
+    if let AuthError::OwnerOfKey { key_id, user_id } = error
+        && worker.shared.notes.is_first("key_refused", Subject::Key(key_id))
+    {
+        let origin = surface::origin(request, None);
+        let event = Event {
+            user_id: Some(user_id),
+            object: format!("api_key:{key_id}"),
+            error: Some(Refusal::OwnerNotActive.as_str()),
+            ..Event::new(db::now(), "key_refused", &origin)
+        };
+        surface::note_refusal(worker, event).await;
+    }
+    let guess = matches!(
+        error.refusal(),
+        Some(Refusal::Unknown | Refusal::Malformed | Refusal::BadSignature | Refusal::BadHeader)
+    );
+    if guess && let Err(exceeded) = rates::check_address(request, Limit::FailedCredential).await {
+        return exceeded;
     }
     error.into()
 }

@@ -110,7 +110,6 @@ async fn login(query: Query<LoginQuery>, worker: Data<Worker>) -> HttpResponse {
         }
     };
     let providers = worker.shared.sign_in.offers.iter().map(|offer| ProviderLink {
-        name: &offer.name,
         display_name: &offer.display_name,
         failing: reachable.get(&offer.name).is_some_and(Result::is_err),
         url: link(offer),
@@ -192,6 +191,7 @@ struct CliForm {
 }
 
 async fn decide_for_cli(
+    request: HttpRequest,
     signed: Signed<CliForm>,
     worker: Data<Worker>,
 ) -> Result<HttpResponse, ApiError> {
@@ -214,8 +214,15 @@ async fn decide_for_cli(
                 ip_address: None,
                 user_agent: None,
             };
+            rates::check(&request, Limit::SignInStart, Subject::User(identity.user_id)).await?;
+            let origin = surface::origin(&request, Some(&identity));
+            let event = Event {
+                user_id: Some(identity.user_id),
+                object: "command_line".to_owned(),
+                ..Event::new(now, "command_line_allowed", &origin)
+            };
             let mut conn = worker.shared.pool.writer().await?;
-            if !OneTimeCode::create(&mut conn, &new, MOST_CODES).await? {
+            if !OneTimeCode::create(&mut conn, &new, MOST_CODES, Some(event)).await? {
                 let message = "Too many sign-ins at the moment. Try again in a minute.";
                 return Err(ApiError::new(Code::Overloaded, message));
             }
@@ -248,6 +255,10 @@ async fn device(
     let shared = &worker.shared;
     let typed = query.user_code.as_deref().filter(|typed| !typed.is_empty());
     let code = typed.and_then(random::read_user_code);
+    if typed.is_some() {
+        // 34 bits are enough only if guesses are few (RFC 8628, 5.1).
+        rates::check(&request, Limit::FailedCredential, Subject::User(identity.user_id)).await?;
+    }
     let mut conn = shared.pool.reader().await?;
     let found = match &code {
         Some(code) => {
@@ -256,10 +267,6 @@ async fn device(
         }
         None => None,
     };
-    if typed.is_some() && found.is_none() {
-        // 34 bits are enough only if guesses are few (RFC 8628, 5.1).
-        rates::check(&request, Limit::FailedCredential, Subject::User(identity.user_id)).await?;
-    }
     let person = name_of(&mut conn, &identity).await?;
     let session_id = identity.credential.session_id().unwrap_or_default();
     let unknown =
@@ -290,18 +297,24 @@ async fn decide_device(
 ) -> Result<HttpResponse, ApiError> {
     let Signed { identity, form, .. } = signed;
     let (shared, now) = (&worker.shared, db::now());
+    rates::check(&request, Limit::FailedCredential, Subject::User(identity.user_id)).await?;
     let code = random::read_user_code(&form.user_code)
         .ok_or_else(|| ApiError::parameter("user_code", "This is no code."))?;
     let approve = matches!(form.action, Action::Allow);
     let origin = surface::origin(&request, Some(&identity));
+    let digests = shared.keys.codes.digests(&code);
+    let mut conn = shared.pool.writer().await?;
+    let device = OneTimeCode::waiting(&mut conn, &digests, now).await?;
     let event = audit::Event {
         user_id: Some(identity.user_id),
         object: "device".to_owned(),
+        metadata: serde_json::json!({
+            "device_address": device.as_ref().and_then(|device| device.ip_address.as_deref()),
+            "device_agent": device.as_ref().and_then(|device| device.user_agent.as_deref()),
+        }),
         error: (!approve).then_some("access_denied"),
         ..Event::new(now, "device_decided", &origin)
     };
-    let digests = shared.keys.codes.digests(&code);
-    let mut conn = shared.pool.writer().await?;
     let user_id = identity.user_id;
     if !OneTimeCode::decide(&mut conn, &digests, user_id, approve, now, event).await? {
         let message = "No device waits under this code any more. Start again on the device.";

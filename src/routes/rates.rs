@@ -7,6 +7,7 @@ use crate::{
     auth::Identity,
     db::{self, audit::Event},
     limits::{Limit, Subject},
+    state::Worker,
 };
 
 /// Counts one more for a subject.
@@ -15,15 +16,24 @@ use crate::{
 /// 429 when it is one too many.
 pub async fn check(request: &HttpRequest, limit: Limit, subject: Subject) -> Result<(), ApiError> {
     let worker = extract::worker(request)?;
+    let Err(exceeded) = worker.shared.limits.check(limit, subject) else { return Ok(()) };
+    // Boxed: those who are let on, nearly all, do not carry the room for this.
+    Box::pin(note(request, worker, limit, subject)).await;
+    Err(ApiError::rate_limited(&exceeded))
+}
+
+async fn note(request: &HttpRequest, worker: &Worker, limit: Limit, subject: Subject) {
     let shared = &worker.shared;
-    let Err(exceeded) = shared.limits.check(limit, subject) else { return Ok(()) };
     shared.metrics.rate_limited.with_label_values(&[limit.setting()]).inc();
     if shared.notes.is_first(limit.setting(), subject) {
         let user_id = match subject {
             Subject::User(id) => Some(id),
             Subject::Address(_) | Subject::Key(_) => None,
         };
-        let origin = surface::origin(request, None);
+        let mut origin = surface::origin(request, None);
+        if let Some(id) = user_id {
+            origin.actor = format!("user:{id}");
+        }
         let event = Event {
             user_id,
             object: match subject {
@@ -35,9 +45,8 @@ pub async fn check(request: &HttpRequest, limit: Limit, subject: Subject) -> Res
             metadata: serde_json::json!({ "limit": limit.setting() }),
             ..Event::new(db::now(), "rate_limited", &origin)
         };
-        surface::note_refusal(&worker, event).await;
+        surface::note_refusal(worker, event).await;
     }
-    Err(ApiError::rate_limited(&exceeded))
 }
 
 /// Counts one more for the client's address.

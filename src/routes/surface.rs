@@ -90,29 +90,41 @@ pub fn subject(request: &HttpRequest) -> Subject {
 }
 
 /// Writes a refusal into the audit log, best effort: what was refused has changed nothing that would have to be undone.
+/// In a task of its own, which ends also if the client hangs up.
 pub async fn note_refusal(worker: &Worker, event: Event<'_>) {
-    let written = async {
-        let mut conn = worker.shared.pool.writer().await?;
-        audit::record(&mut conn, event).await
-    };
-    if let Err(error) = written.await {
-        worker.shared.metrics.audit_lost.inc();
-        tracing::warn!(%error, "a refusal could not be written into the audit log");
-    }
+    let (pool, lost) = (worker.shared.pool.clone(), worker.shared.metrics.audit_lost.clone());
+    let (origin, provider) = (event.origin.clone(), event.provider.map(str::to_owned));
+    let error = event.error.map(str::to_owned);
+    let Event { at, event_type, user_id, object, metadata, .. } = event;
+    let task = actix_web::rt::spawn(async move {
+        let event = Event {
+            at,
+            event_type,
+            user_id,
+            object,
+            metadata,
+            provider: provider.as_deref(),
+            error: error.as_deref(),
+            origin: &origin,
+        };
+        let written = async { audit::record(&mut pool.writer().await?, event).await };
+        if let Err(error) = written.await {
+            lost.inc();
+            tracing::warn!(%error, "a refusal could not be written into the audit log");
+        }
+    });
+    let _panicked = task.await;
 }
 
 /// Access was taken away: this instance forgets what it knows of credentials at once, others within the bound (REL-20).
-///
-/// # Errors
-/// That the database is away; then the next look does it.
-pub async fn revalidate(worker: &Worker) -> Result<(), ApiError> {
+/// Where that fails, the look of every second does it: what was changed stays changed.
+pub async fn revalidate(worker: &Worker) {
     match worker.shared.actors.auth.address().send(Revalidate).await {
+        Ok(Ok(())) => {}
         Ok(Err(error)) => {
-            tracing::warn!(%error, "what is known of credentials could not be looked over; trying again");
-            Ok(())
+            tracing::warn!(%error, "what is known of credentials is looked over later")
         }
-        Ok(Ok(())) => Ok(()),
-        Err(error) => Err(ApiError::new(Code::Overloaded, "Try again.").caused_by(error)),
+        Err(error) => tracing::warn!(%error, "what is known of credentials is looked over later"),
     }
 }
 
@@ -286,6 +298,7 @@ fn check_head(request: &HttpRequest, worker: &Worker, inference: bool) -> Result
     if host.is_none()
         && request.version() < Version::HTTP_11
         && !request.headers().contains_key(header::HOST)
+        && (inference || request.path().starts_with("/health"))
     {
         return Ok(()); // HTTP/1.0 knows no Host; probes of some load balancers still speak it
     }

@@ -24,6 +24,7 @@ mod limits;
 mod matrix;
 mod messages;
 mod people;
+mod races;
 mod secrets;
 mod settings;
 mod streams;

@@ -90,13 +90,19 @@ on_both_databases!(a_lost_answer_may_be_asked_for_again_while_nobody_used_it, ba
     assert_eq!(again.status, 200, "{again:?}");
     let again = again.json();
     assert_ne!(lost["refresh_token"], again["refresh_token"]);
-    assert_eq!(refresh(&app, text(&lost, "refresh_token")).await.status, 400, "the lost one is void");
-
     let next = refresh(&app, text(&again, "refresh_token")).await;
     assert_eq!(next.status, 200);
     let late = refresh(&app, text(&first, "refresh_token")).await;
     assert_eq!(late.status, 400, "the successor was used");
     assert_eq!(refresh(&app, text(&next.json(), "refresh_token")).await.status, 400);
+
+    // The answer that was taken for lost is in somebody's hands after all.
+    let first = tokens(&browser).await;
+    let lost = refresh(&app, text(&first, "refresh_token")).await.json();
+    let again = refresh(&app, text(&first, "refresh_token")).await.json();
+    assert_eq!(refresh(&app, text(&lost, "refresh_token")).await.status, 400);
+    assert_eq!(refresh(&app, text(&again, "refresh_token")).await.status, 400, "nobody goes on");
+    assert_eq!(app.audited("refresh_reused").await, 2);
 });
 
 #[actix_web::test]

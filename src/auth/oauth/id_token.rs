@@ -43,8 +43,8 @@ pub enum IdTokenError {
 /// What a token must say.
 pub(super) struct Expected<'a> {
     pub provider: &'a Provider,
-    /// `None` for a token that belongs to no sign-in.
-    pub nonce: Option<&'a str>,
+    /// That of the sign-in.
+    pub nonce: &'a str,
     pub now: DateTime<Utc>,
 }
 
@@ -159,8 +159,8 @@ fn check_claims(claims: &Claims, expected: &Expected<'_>) -> Result<(), IdTokenE
     if claims.subject("sub").is_none() {
         return Err(IdTokenError::Missing("sub"));
     }
-    match nonce {
-        Some(nonce) if text("nonce")? != *nonce => Err(IdTokenError::Wrong("nonce")),
-        _ => Ok(()),
+    if text("nonce")? != *nonce {
+        return Err(IdTokenError::Wrong("nonce"));
     }
+    Ok(())
 }

@@ -136,6 +136,8 @@ impl Claims {
         let email = address.map(|(local, domain)| format!("{local}@{domain}"));
         // Nothing but `true` is true (SEC-36): a text or a number is somebody's mistake, or trick.
         let said = self.0.get("email_verified") == Some(&Value::Bool(true));
+        // It speaks of `email`, and of no other claim.
+        let said = said && provider.email_field == "email";
         Ok(Profile {
             email_verified: email.is_some() && (said || provider.email_trusted),
             subject,

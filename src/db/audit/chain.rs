@@ -109,20 +109,41 @@ pub struct Verdict {
     pub first_bad_id: Option<i64>,
 }
 
-/// Walks the chain from its start to its end.
-///
-/// # Errors
-/// The database's.
-pub async fn verify(conn: &mut Conn) -> Result<Verdict, DbError> {
-    // Everything up to the end as it is now: rows appended meanwhile are for the next look.
+/// Both ends of the chain: id and hash.
+type Ends = (i64, Vec<u8>, i64, Vec<u8>);
+
+async fn ends(conn: &mut Conn) -> Result<Ends, DbError> {
     let query = audit_chain::table.select((
         audit_chain::start_id,
         audit_chain::start_hash,
         audit_chain::last_id,
         audit_chain::last_hash,
     ));
-    let (start_id, start_hash, last_id, last_hash): (i64, Vec<u8>, i64, Vec<u8>) =
-        on_conn!(conn, c => query.first(c).await)?;
+    Ok(on_conn!(conn, c => query.first(c).await)?)
+}
+
+/// Walks the chain from its start to its end.
+///
+/// # Errors
+/// The database's.
+pub async fn verify(conn: &mut Conn) -> Result<Verdict, DbError> {
+    const TRIES: usize = 3;
+    let mut verdict = Verdict::default();
+    for _ in 0..TRIES {
+        let before = ends(conn).await?;
+        verdict = walk(conn, &before).await?;
+        // Retention that ran meanwhile took rows away that were to be looked at.
+        if verdict.first_bad_id.is_none() || ends(conn).await?.0 == before.0 {
+            break;
+        }
+    }
+    Ok(verdict)
+}
+
+/// Everything up to the end as it was: rows appended meanwhile are for the next look.
+async fn walk(conn: &mut Conn, ends: &Ends) -> Result<Verdict, DbError> {
+    let (start_id, start_hash, last_id, last_hash) = ends;
+    let (start_id, last_id) = (*start_id, *last_id);
     let mut verdict = Verdict::default();
     let (mut previous, mut before) = (start_hash.clone(), start_id);
     while before < last_id {
@@ -145,19 +166,17 @@ pub async fn verify(conn: &mut Conn) -> Result<Verdict, DbError> {
         }
         before = last;
     }
-    if before != last_id || previous != last_hash {
+    if before != last_id || previous != *last_hash {
         return Ok(Verdict { first_bad_id: Some(before + 1), ..verdict });
     }
-    // Behind the end there is nothing but what was appended since, and the start is where retention left it.
-    let beyond = audit_logs::table.filter(audit_logs::id.gt(last_id)).select(audit_logs::id);
-    let beyond: Option<i64> =
-        on_conn!(conn, c => beyond.order(audit_logs::id).first(c).await.optional())?;
-    let end = audit_chain::table.select(audit_chain::last_id);
-    let end_now: i64 = on_conn!(conn, c => end.first(c).await)?;
-    if let Some(id) = beyond.filter(|_| end_now == last_id) {
+    // Behind the end there is nothing. The newest row is read before the end: what is appended between moves both.
+    let newest = audit_logs::table.select(audit_logs::id).order(audit_logs::id.desc());
+    let newest: Option<i64> = on_conn!(conn, c => newest.first(c).await.optional())?;
+    let end = self::ends(conn).await?.2;
+    if let Some(id) = newest.filter(|newest| *newest > end) {
         return Ok(Verdict { first_bad_id: Some(id), ..verdict });
     }
-    if !start_is_vouched_for(conn, start_id, &start_hash).await? {
+    if !start_is_vouched_for(conn, start_id, start_hash).await? {
         verdict.first_bad_id = Some(start_id);
     }
     Ok(verdict)

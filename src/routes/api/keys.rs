@@ -335,7 +335,7 @@ pub async fn rotate(
         let mut conn = worker.shared.pool.writer().await?;
         ApiKeyRecord::rotate(&mut conn, id, old_ends, &new, most, event).await?
     };
-    surface::revalidate(&worker).await?;
+    surface::revalidate(&worker).await;
     Ok(HttpResponse::Created().json(created(key, &text, Some(id))))
 }
 
@@ -371,6 +371,6 @@ pub(super) async fn revoke_of(
             Event { object: format!("api_key:{id}"), ..Event::new(now, "key_revoked", &origin) };
         ApiKeyRecord::revoke(&mut conn, id, Some(user_id), now, event).await?;
     }
-    surface::revalidate(worker).await?;
+    surface::revalidate(worker).await;
     Ok(HttpResponse::NoContent().finish())
 }

@@ -46,7 +46,8 @@ impl Page {
     /// 400 if it is none.
     pub fn number(&self) -> Result<Option<i64>, ApiError> {
         let read = |text: &String| {
-            let number = text.parse::<i64>().ok().filter(|number| *number >= 0);
+            // Far beyond any list, and far from what overflows.
+            let number = text.parse::<i64>().ok().filter(|number| (0..=1 << 53).contains(number));
             number.ok_or_else(no_cursor)
         };
         self.cursor.as_ref().map(read).transpose()

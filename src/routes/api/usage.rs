@@ -214,6 +214,12 @@ fn filter(user_id: i64, query: ListQuery) -> Result<Filter, ApiError> {
         (outcome, false) => outcome,
         (_, true) => Some("success".to_owned()),
     };
+    for (field, text) in [("model", &query.model), ("region", &query.region)] {
+        // A NUL is no text to Postgres.
+        if text.as_ref().is_some_and(|text| text.len() > 2048 || text.contains('\0')) {
+            return Err(ApiError::parameter(field, format!("{field} is no such name.")));
+        }
+    }
     let (start, end) = read_times(query.start_date, query.end_date)?;
     Ok(Filter {
         user_id: Some(user_id),

@@ -252,7 +252,7 @@ pub async fn set_state(
         PersonError::Disabled => ApiError::new(Code::Conflict, "This person is disabled."),
         PersonError::Db(error) => error.into(),
     })?;
-    surface::revalidate(&worker).await?;
+    surface::revalidate(&worker).await;
     one(&mut worker.shared.pool.reader().await?, user).await
 }
 
@@ -302,6 +302,6 @@ pub async fn end_sessions(
         let event = Event::new(db::now(), "sessions_ended_by_admin", &origin);
         SessionRecord::end(&mut conn, id, None, event).await?;
     }
-    surface::revalidate(&worker).await?;
+    surface::revalidate(&worker).await;
     Ok(HttpResponse::NoContent().finish())
 }

@@ -24,14 +24,14 @@ use crate::{
     limits::Limit,
     routes::{
         cookies,
-        error::{ApiError, Code},
+        error::{ApiError, Code, brief},
         rates, surface,
     },
     state::Worker,
 };
 
 /// What the provider sends along.
-#[derive(Debug, Deserialize, Apiv2Schema)]
+#[derive(Deserialize, Apiv2Schema)]
 pub struct CallbackQuery {
     code: Option<String>,
     state: Option<String>,
@@ -74,14 +74,19 @@ pub async fn callback(
                 .insert_header((header::LOCATION, next))
                 .finish())
         }
-        Err(Failed { error, reason }) => {
-            let event = Event {
-                provider: Some(&provider),
-                object: "sign_in".to_owned(),
-                error: Some(reason),
-                ..Event::new(db::now(), "sign_in_failed", &origin)
-            };
-            surface::note_refusal(&worker, event).await;
+        Err(Failed { error, reason, who }) => {
+            // Anybody can call this address with nothing in hand: that is worth one line a minute.
+            let anonymous = error.code == Code::LoginExpired;
+            if !anonymous || worker.shared.notes.is_first(reason, surface::subject(&request)) {
+                let event = Event {
+                    provider: Some(&provider),
+                    object: "sign_in".to_owned(),
+                    error: Some(reason),
+                    metadata: who,
+                    ..Event::new(db::now(), "sign_in_failed", &origin)
+                };
+                surface::note_refusal(&worker, event).await;
+            }
             Err(error)
         }
     }
@@ -91,22 +96,28 @@ pub async fn callback(
 struct Failed {
     error: ApiError,
     reason: &'static str,
+    /// Who the provider said it is, if it came to that.
+    who: serde_json::Value,
 }
 
 impl Failed {
+    fn new(error: ApiError, reason: &'static str) -> Self {
+        Self { error, reason, who: serde_json::json!({}) }
+    }
+
     fn expired(reason: &'static str) -> Self {
         let message = "This sign-in took too long, was finished already, or began in another browser. Start again.";
-        Self { error: ApiError::new(Code::LoginExpired, message), reason }
+        Self::new(ApiError::new(Code::LoginExpired, message), reason)
     }
 
     fn refused(reason: &'static str, message: impl Into<std::borrow::Cow<'static, str>>) -> Self {
-        Self { error: ApiError::new(Code::SignInRefused, message), reason }
+        Self::new(ApiError::new(Code::SignInRefused, message), reason)
     }
 }
 
 impl From<db::DbError> for Failed {
     fn from(error: db::DbError) -> Self {
-        Self { error: error.into(), reason: "database" }
+        Self::new(error.into(), "database")
     }
 }
 
@@ -147,7 +158,7 @@ async fn come_back(
     };
     let profile = shared.actors.providers.address().send(finish).await;
     let profile = profile
-        .map_err(|error| Failed { error: overloaded().caused_by(error), reason: "overloaded" })?
+        .map_err(|error| Failed::new(overloaded().caused_by(error), "overloaded"))?
         .map_err(|error| {
             tracing::warn!(
                 provider,
@@ -155,12 +166,14 @@ async fn come_back(
                 "a sign-in is not believed"
             );
             let reason = error.as_str();
-            Failed { error: of_provider(&error).caused_by(error), reason }
+            Failed::new(of_provider(&error).caused_by(error), reason)
         })?;
-    let session =
-        let_in(request, worker, provider, &profile, origin).await.map_err(not_admitted)?;
+    let session = let_in(request, worker, provider, &profile, origin).await.map_err(|refused| {
+        let who = serde_json::json!({ "subject": profile.subject, "email": profile.email });
+        Failed { who, ..not_admitted(refused) }
+    })?;
     // Who was locked out by their provider is let in again, with all their keys.
-    let _later = surface::revalidate(worker).await;
+    surface::revalidate(worker).await;
     Ok((next, session))
 }
 
@@ -179,17 +192,19 @@ async fn let_in(
         Some(digests) => SessionRecord::by_digest(&mut conn, &digests).await?,
         None => None,
     };
-    let replaced = former.map(|(session, _)| session.id);
+    let former = former.map(|(session, _)| session);
+    let replaced = former.as_ref().map(|session| (session.user_id, session.id.as_str()));
     let (now, rules) = (db::now(), &shared.sign_in.rules);
-    let (user, session) = rules
-        .let_in(&mut conn, &shared.keys, provider, profile, replaced.as_deref(), now, origin)
-        .await?;
+    let (user, session) =
+        rules.let_in(&mut conn, &shared.keys, provider, profile, replaced, now, origin).await?;
     tracing::info!(user_id = user.id, provider, "signed in");
     Ok(session)
 }
 
 fn provider_said(code: &str, description: Option<&str>, provider: &str) -> Failed {
+    let (code, description) = (brief(code, 100), description.map(|text| brief(text, 200)));
     tracing::info!(provider, code, description, "the provider refused a sign-in");
+    let code = code.as_str();
     let known = match code {
         "access_denied" => "You did not allow it, or the identity provider does not let you in.",
         "login_required" | "interaction_required" | "consent_required" => {
@@ -205,8 +220,8 @@ fn provider_said(code: &str, description: Option<&str>, provider: &str) -> Faile
             "The identity provider does not accept this service's request. An operator has to look at this provider's settings."
         }
         _ => {
-            let said: String =
-                description.unwrap_or(code).chars().filter(|c| !c.is_control()).take(200).collect();
+            let said = description.as_deref().unwrap_or(code);
+            let said: String = said.chars().filter(|letter| !letter.is_control()).collect();
             return Failed::refused(
                 "provider_error",
                 format!("The identity provider said: {said}"),
@@ -219,7 +234,7 @@ fn provider_said(code: &str, description: Option<&str>, provider: &str) -> Faile
 fn not_admitted(refused: NotAdmitted) -> Failed {
     let reason = refused.as_str();
     match refused {
-        NotAdmitted::Db(error) => Failed { error: error.into(), reason },
+        NotAdmitted::Db(error) => Failed::new(error.into(), reason),
         NotAdmitted::Disabled => {
             Failed::refused(reason, "Your account here is disabled. An admin can let you in again.")
         }

@@ -58,7 +58,10 @@ pub struct SessionEntry {
 pub async fn list(person: Person, worker: Data<Worker>) -> Result<Json<SessionList>, ApiError> {
     let Person(identity) = person;
     let mut conn = worker.shared.pool.reader().await?;
-    let sessions = SessionRecord::live(&mut conn, identity.user_id, db::now(), LISTED).await?;
+    let now = db::now();
+    let mut sessions = SessionRecord::live(&mut conn, identity.user_id, now, LISTED).await?;
+    let idle = worker.shared.keys.session_idle;
+    sessions.retain(|session| session.kind != "browser" || now - session.last_seen_at < idle);
     let entry = |session: SessionRecord| SessionEntry {
         current: identity.credential.session_id() == Some(session.id.as_str()),
         id: session.id,
@@ -84,17 +87,22 @@ pub async fn end(
     worker: Data<Worker>,
 ) -> Result<HttpResponse, ApiError> {
     let (Person(identity), id) = (person, path.into_inner());
+    let id = uuid::Uuid::try_parse(&id).map_err(|_| no_such_session())?.to_string();
     let mut conn = worker.shared.pool.writer().await?;
     let known = SessionRecord::with_owner(&mut conn, &id).await?;
     if known.is_none_or(|(session, _)| session.user_id != identity.user_id) {
-        return Err(ApiError::new(Code::NotFound, "You have no such session."));
+        return Err(no_such_session());
     }
     let origin = surface::origin(&request, Some(&identity));
     let event = Event::new(db::now(), "session_ended", &origin);
     SessionRecord::end(&mut conn, identity.user_id, Some(&id), event).await?;
     drop(conn);
-    surface::revalidate(&worker).await?;
+    surface::revalidate(&worker).await;
     Ok(HttpResponse::NoContent().finish())
+}
+
+fn no_such_session() -> ApiError {
+    ApiError::new(Code::NotFound, "You have no such session.")
 }
 
 /// Sign out
@@ -125,7 +133,7 @@ pub async fn logout(
         let event = Event::new(db::now(), "sign_out", &origin);
         SessionRecord::end(&mut conn, identity.user_id, Some(&id), event).await?;
     }
-    surface::revalidate(&worker).await?;
+    surface::revalidate(&worker).await;
     let mut response = if form { HttpResponse::SeeOther() } else { HttpResponse::NoContent() };
     if form {
         response.insert_header((header::LOCATION, "/login"));

@@ -15,7 +15,6 @@ use crate::{
     db::{
         self,
         one_time_codes::{NewCode, OneTimeCode, Poll},
-        users::UserRecord,
     },
     limits::Limit,
     routes::{
@@ -35,7 +34,7 @@ const POLL_SECONDS: i64 = 5;
 const MOST_DEVICES: i64 = 10_000;
 
 /// What a program asks with.
-#[derive(Debug, Deserialize, Apiv2Schema)]
+#[derive(Deserialize, Apiv2Schema)]
 pub struct TokenRequest {
     /// authorization_code, urn:ietf:params:oauth:grant-type:device_code or session.
     grant_type: String,
@@ -48,6 +47,8 @@ pub struct TokenRequest {
     /// As RFC 6749 has it; not needed here.
     #[serde(rename = "client_id")]
     _client_id: Option<String>,
+    #[serde(rename = "scope")]
+    _scope: Option<String>,
 }
 
 /// Tokens for a program.
@@ -120,16 +121,12 @@ pub async fn token(
     let shared = &worker.shared;
     let origin = surface::origin(&request, None);
     let mut conn = shared.pool.writer().await?;
-    let person = UserRecord::find(&mut conn, user_id).await?;
-    if person.is_none_or(|person| person.state != "active") {
-        return Err(invalid_grant("The person is not active."));
-    }
-    let rules = &shared.sign_in.rules;
+    let (rules, code) = (&shared.sign_in.rules, code.as_deref());
     let tokens =
-        rules.open_session(&mut conn, &shared.keys, user_id, how, db::now(), &origin).await?;
-    if let Some(digest) = code {
-        OneTimeCode::became(&mut conn, &digest, &tokens.session_id).await?;
-    }
+        rules.open_session(&mut conn, &shared.keys, user_id, code, how, db::now(), &origin).await?;
+    let tokens = tokens.ok_or_else(|| {
+        invalid_grant("The person is not active, or the code came a second time meanwhile.")
+    })?;
     Ok(Json(tokens.into()))
 }
 
@@ -154,7 +151,7 @@ async fn redeem(
     if taken.is_none() {
         // Should it have been used before, a session has just ended.
         drop(conn);
-        let _later = surface::revalidate(worker).await;
+        surface::revalidate(worker).await;
         return Err(invalid_grant("The code is unknown, was used, or is over."));
     }
     let challenge = PkceCodeChallenge::from_code_verifier_sha256(&PkceCodeVerifier::new(verifier));
@@ -168,7 +165,11 @@ async fn redeem(
 }
 
 async fn poll(request: &HttpRequest, worker: &Worker, code: &str) -> Result<i64, ApiError> {
-    // Its own pace is in the code; what is limited here is guessing.
+    // Its own pace is in the code. What no device was given does not reach the database.
+    rates::check_address(request, Limit::DevicePoll).await?;
+    if !random::is_random(code) {
+        return Err(ApiError::new(Code::OAuth("expired_token"), "This is no device_code."));
+    }
     let digest = worker.shared.keys.codes.digest(code);
     let mut conn = worker.shared.pool.writer().await?;
     let told = OneTimeCode::poll(&mut conn, &digest, db::now()).await?;
@@ -178,10 +179,7 @@ async fn poll(request: &HttpRequest, worker: &Worker, code: &str) -> Result<i64,
         Poll::Pending => ("authorization_pending", "Nobody has decided yet."),
         Poll::TooSoon => ("slow_down", "Ask 5 seconds less often."),
         Poll::Denied => ("access_denied", "The person did not allow it."),
-        Poll::Over => {
-            rates::check_address(request, Limit::FailedCredential).await?;
-            ("expired_token", "The code is unknown, was used, or is over.")
-        }
+        Poll::Over => ("expired_token", "The code is unknown, was used, or is over."),
     };
     Err(ApiError::new(Code::OAuth(error), message))
 }
@@ -206,6 +204,8 @@ pub struct RefreshRequest {
     grant_type: Option<String>,
     #[serde(rename = "client_id")]
     _client_id: Option<String>,
+    #[serde(rename = "scope")]
+    _scope: Option<String>,
 }
 
 /// New tokens for a refresh token
@@ -218,8 +218,8 @@ pub async fn refresh(
     body: FormOrJson<RefreshRequest>,
     worker: Data<Worker>,
 ) -> Result<Json<TokenAnswer>, ApiError> {
-    let asked = body.read().await?;
     rates::check_address(&request, Limit::Refresh).await?;
+    let asked = body.read().await?;
     if asked.grant_type.is_some_and(|kind| kind != "refresh_token") {
         let message = "grant_type must be refresh_token here.";
         return Err(ApiError::new(Code::OAuth("unsupported_grant_type"), message));
@@ -234,13 +234,13 @@ pub async fn refresh(
         rules.refresh(&mut conn, &shared.keys, &given, db::now(), &origin).await?
     };
     match outcome {
-        Refreshed::Renewed { tokens, .. } => Ok(Json(tokens.into())),
+        Refreshed::Renewed(tokens) => Ok(Json(tokens.into())),
         Refreshed::Reused => {
             tracing::warn!(
                 client = origin.ip_address,
                 "a refresh token came a second time: its session has ended"
             );
-            let _later = surface::revalidate(&worker).await;
+            surface::revalidate(&worker).await;
             Err(ended())
         }
         Refreshed::Refused(reason) => {
@@ -282,8 +282,8 @@ pub async fn device(
     body: FormOrJson<DeviceRequest>,
     worker: Data<Worker>,
 ) -> Result<Json<DeviceAnswer>, ApiError> {
-    let _known = body.read().await?;
     rates::check_address(&request, Limit::SignInStart).await?;
+    let _known = body.read().await?;
     let (shared, now) = (&worker.shared, db::now());
     let (device_code, user_code) = (random::text(), random::user_code());
     let (digest, typed) =
@@ -303,7 +303,7 @@ pub async fn device(
         user_agent: origin.user_agent.as_deref(),
     };
     let mut conn = shared.pool.writer().await?;
-    if !OneTimeCode::create(&mut conn, &code, MOST_DEVICES).await? {
+    if !OneTimeCode::create(&mut conn, &code, MOST_DEVICES, None).await? {
         let message = "Too many devices wait at the moment. Try again in some minutes.";
         return Err(ApiError::new(Code::Overloaded, message));
     }

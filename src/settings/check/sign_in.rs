@@ -115,9 +115,12 @@ fn provider(check: &mut Check, name: &str, provider: &Provider) {
             let message = "is required: the id of your directory. `organizations` and `common` let in everybody's \
                            people, and need allowed_tenants";
             check.that(one || listed || provider.issuer.is_some(), &key("tenant_id"), message);
-            let plain =
-                tenant.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.'));
-            check.that(plain, &key("tenant_id"), "is the id or domain of a directory");
+            // By its domain a directory is found, but it calls itself by its id.
+            let plain = !one || uuid::Uuid::try_parse(tenant).is_ok();
+            let message = "must be the id of a directory (11111111-2222-…), not its domain";
+            check.that(plain, &key("tenant_id"), message);
+            let message = "goes with tenant_id `organizations`, `common` or none";
+            check.that(!(one && listed), &key("allowed_tenants"), message);
         }
         Kind::Auth0 | Kind::Okta => {
             let named = provider.domain.is_some() || provider.issuer.is_some();
