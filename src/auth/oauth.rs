@@ -89,6 +89,8 @@ pub struct Discovered {
 struct KeySet {
     url: Url,
     keys: RefCell<CoreJsonWebKeySet>,
+    /// Held by whoever fetches them anew.
+    fetching: tokio::sync::Mutex<()>,
 }
 
 /// What a provider's token answer may hold besides OAuth's own members.
@@ -162,6 +164,7 @@ pub async fn discover(http: &Http, provider: &Provider) -> Result<Discovered, Pr
                 keys: Some(KeySet {
                     keys: RefCell::new(fetch_keys(http, &keys).await?),
                     url: keys,
+                    fetching: tokio::sync::Mutex::default(),
                 }),
             })
         }
@@ -307,11 +310,18 @@ impl Discovered {
     ) -> Result<Claims, ProviderError> {
         let Some(set) = &self.keys else { return Err(ProviderError::Missing("keys")) };
         let expected = id_token::Expected { provider, nonce, now };
-        let verdict = id_token::verify(id_token, &set.keys.borrow(), &expected);
+        let verify = || id_token::verify(id_token, &set.keys.borrow(), &expected);
+        let verdict = verify();
+        if verdict != Err(IdTokenError::UnknownKey) {
+            return Ok(verdict?);
+        }
+        // Whoever comes while the new keys are on their way waits for them.
+        let _turn = set.fetching.lock().await;
+        let verdict = verify();
         if verdict == Err(IdTokenError::UnknownKey) && http.may_refetch(&set.url) {
             let keys = fetch_keys(http, &set.url).await?;
             set.keys.replace(keys);
-            return Ok(id_token::verify(id_token, &set.keys.borrow(), &expected)?);
+            return Ok(verify()?);
         }
         Ok(verdict?)
     }
