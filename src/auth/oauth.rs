@@ -82,7 +82,16 @@ pub struct Discovered {
     token: TokenUrl,
     user_info: Option<Url>,
     post_secret: bool,
+    /// It promises to name itself in its answers (RFC 9207).
+    names_itself: bool,
     keys: Option<KeySet>,
+}
+
+/// A member of a discovery document that the library does not know.
+#[derive(Deserialize)]
+struct Promise {
+    #[serde(default, rename = "authorization_response_iss_parameter_supported")]
+    names_itself: bool,
 }
 
 /// The keys that an OpenID Connect provider signs with.
@@ -127,6 +136,7 @@ pub async fn discover(http: &Http, provider: &Provider) -> Result<Discovered, Pr
             token: TokenUrl::new(token_url.clone()).map_err(wrong)?,
             user_info: Some(Url::parse(user_info_url).map_err(wrong)?),
             post_secret: true,
+            names_itself: false,
             keys: None,
         }),
         Protocol::OpenId { issuer, discovery, .. } => {
@@ -161,6 +171,8 @@ pub async fn discover(http: &Http, provider: &Provider) -> Result<Discovered, Pr
                 token: TokenUrl::from_url(token.url().clone()),
                 user_info,
                 post_secret: !basic,
+                names_itself: serde_json::from_slice(&document)
+                    .is_ok_and(|Promise { names_itself }| names_itself),
                 keys: Some(KeySet {
                     keys: RefCell::new(fetch_keys(http, &keys).await?),
                     url: keys,
@@ -247,7 +259,10 @@ impl Discovered {
         iss: Option<&str>,
         now: DateTime<Utc>,
     ) -> Result<Profile, ProviderError> {
-        // A code that another provider gave must not be brought to this one (RFC 9207).
+        // A code that another provider gave must not be brought to this one (RFC 9207, 2.4).
+        if self.names_itself && iss.is_none() {
+            return Err(ProviderError::OtherIssuer);
+        }
         if let (Some(iss), Protocol::OpenId { issuer, tenants, .. }) = (iss, &provider.protocol) {
             let ours =
                 if tenants.is_empty() { iss == issuer } else { is_one_of(issuer, tenants, iss) };
