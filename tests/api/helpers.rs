@@ -118,6 +118,12 @@ impl TestServerBuilder {
             .set("OAUTH__PROVIDERS__SSO__SCOPES", "openid,email,profile,offline_access")
     }
 
+    /// Changes the simulated identity provider of [`Self::sign_in`].
+    pub fn identity(mut self, change: impl FnOnce(&mut IdentityConfig)) -> Self {
+        change(self.identity.as_mut().expect("sign_in comes first"));
+        self
+    }
+
     /// Serve TLS with a certificate for `localhost`, made for this test.
     pub fn tls(mut self) -> Self {
         self.tls = true;
@@ -163,6 +169,10 @@ impl TestServerBuilder {
                 let named = given.map(|(field, value)| {
                     (format!("BEDROCK_OAUTH__PROVIDERS__SSO__{field}"), value)
                 });
+                // A test does not know the address before it is there.
+                for (_, value) in &mut self.settings {
+                    *value = value.replace("{issuer}", &provider.issuer());
+                }
                 // A test's own settings go over these.
                 self.settings.splice(0..0, named);
                 Some(provider)

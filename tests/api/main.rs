@@ -27,6 +27,7 @@ mod people;
 mod races;
 mod secrets;
 mod settings;
+mod sign_in;
 mod streams;
 mod tokens;
 mod usage;
