@@ -27,6 +27,8 @@ pub struct HomePage<'a> {
     pub person: &'a str,
     pub admin: bool,
     pub csrf_token: &'a str,
+    /// The address of this service.
+    pub service: &'a str,
 }
 
 /// `/device`: type a code, then decide.
@@ -78,6 +80,8 @@ pub struct ErrorPage<'a> {
     pub title: &'a str,
     pub message: &'a str,
     pub request_id: &'a str,
+    /// Whether it is signing in that helps.
+    pub sign_in: bool,
 }
 
 /// An answer that shows a page.

@@ -181,6 +181,17 @@ impl Code {
         }
     }
 
+    /// Whether signing in, once more, is what a person can do.
+    fn is_of_sign_in(self) -> bool {
+        matches!(
+            self,
+            Self::LoginExpired
+                | Self::SignInRefused
+                | Self::Unauthorized
+                | Self::ProviderUnavailable
+        )
+    }
+
     /// Seconds after which trying again makes sense.
     fn retry_after(self) -> Option<u32> {
         match self {
@@ -458,10 +469,16 @@ impl ResponseError for ApiError {
         match self.telling.dialect {
             Dialect::Own | Dialect::OAuth => {}
             Dialect::Page => {
+                // People have no credential in their hands, but a session.
+                let message = match self.code {
+                    Code::Unauthorized => "Your session is over. Sign in, and try again.",
+                    _ => &self.message,
+                };
                 let page = ErrorPage {
                     title: self.code.title(),
-                    message: &self.message,
+                    message,
                     request_id: &self.telling.request_id,
+                    sign_in: self.code.is_of_sign_in(),
                 };
                 return templates::answer(response, &page);
             }

@@ -86,6 +86,7 @@ async fn home(
         person: &person,
         admin: identity.admin,
         csrf_token: &csrf::token(&worker.shared.keys, session_id),
+        service: &worker.shared.sign_in.public_url,
     }))
 }
 
