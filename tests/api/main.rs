@@ -17,6 +17,7 @@ mod docs;
 mod example;
 mod faults;
 mod helpers;
+mod journey;
 mod keys;
 mod kills;
 mod lifecycle;

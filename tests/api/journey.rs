@@ -1,0 +1,65 @@
+//! What people do, in a real browser in front of the real application: sign in, let the command line or a device in,
+//! use what they got, sign out.
+
+use std::{path::Path, process::Stdio, time::Duration};
+
+use tokio::process::Command;
+
+use crate::helpers::TestServerBuilder;
+
+/// Runs one file of journeys to its end; all of its `tests` have to pass.
+async fn passes(file: &str, tests: usize) {
+    let app = TestServerBuilder::new().sign_in().start().await;
+    let given = |name| std::env::var(name).unwrap_or_else(|_| panic!("`make test` sets {name}"));
+    let _needed = (given("TEST_CHROMIUM"), given("TEST_NODE_MODULES"));
+    let folder = app.folder.path().join("browser");
+    std::fs::create_dir(&folder).unwrap();
+    let suite = Command::new(given("TEST_NODE"))
+        .args(["--test-reporter=tap", &format!("tests/pages/{file}.test.mjs")])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .env("PAGES_SERVICE", app.browser().base)
+        .env("PAGES_PROVIDER", app.identity().issuer())
+        .env("PAGES_PROVIDER_NAME", "sso")
+        .env("PAGES_PROGRAM", env!("CARGO_BIN_EXE_bedrock_proxy"))
+        .env("PAGES_SHOWN", Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("pages"))
+        .env("PAGES_FOLDER", &folder)
+        // What the browser leaves behind goes with the folder.
+        .env("HOME", &folder)
+        .env("TMPDIR", &folder)
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output();
+
+    let ended = tokio::time::timeout(Duration::from_secs(300), suite).await;
+
+    let output = ended.expect("it ends in time").expect("node runs");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
+    let passed = format!("# pass {tests}");
+    assert!(text.lines().any(|line| line == passed), "not {passed}: {text}");
+}
+
+#[actix_web::test]
+async fn a_person_signs_in_makes_a_key_and_signs_out() {
+    passes("session", 3).await;
+}
+
+#[actix_web::test]
+async fn a_device_is_let_in_or_denied() {
+    passes("devices", 2).await;
+}
+
+#[actix_web::test]
+async fn the_command_line_signs_in_refreshes_once_and_signs_out() {
+    passes("command_line", 3).await;
+}
+
+#[actix_web::test]
+async fn pages_are_sound_and_show_hostile_text_as_text() {
+    passes("looks", 8).await;
+}
+
+#[actix_web::test]
+async fn pages_of_others_cannot_act_in_a_persons_name() {
+    passes("cross_site", 2).await;
+}
