@@ -54,12 +54,12 @@ after(() => browser?.close(), { timeout: 30_000 });
 
 // A test with browsers of its own, bounded in time. `open` gives it the page of another person's browser.
 export function journey(name, body) {
-  test(name, { timeout: 90_000 }, async () => {
+  test(name, { timeout: 120_000 }, async () => {
     const opened = [];
     const open = async (options = {}) => {
       const context = await browser.newContext(options);
       opened.push(context);
-      context.setDefaultTimeout(15_000);
+      context.setDefaultTimeout(30_000);
       const page = await context.newPage();
       page.complaints = [];
       page.seen = [];
