@@ -68,7 +68,7 @@ pub struct IdentityConfig {
     /// The secret of that client.
     pub client_secret: String,
     /// Where the client may be called back, compared as text. Default none, which stands for every
-    /// `http` URI of this machine (`localhost`, `127.0.0.1`, `[::1]`) whose path begins with
+    /// URI of this machine (`localhost`, `127.0.0.1`, `[::1]`) whose path begins with
     /// `/auth/callback/`: a test starts the provider before its service has a port.
     pub redirect_uris: Vec<String>,
     /// Who can sign in. Default: two who may, and three whom a careful service refuses.

@@ -120,7 +120,7 @@ impl World {
             Some(Host::Ipv6(address)) => address.is_loopback(),
             None => false,
         };
-        let plain = parsed.scheme() == "http"
+        let plain = matches!(parsed.scheme(), "http" | "https")
             && parsed.username().is_empty()
             && parsed.password().is_none()
             && parsed.query().is_none()

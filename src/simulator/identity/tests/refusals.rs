@@ -29,7 +29,7 @@ async fn a_wrong_client_or_address_is_told_on_a_page_and_never_by_redirect() {
         ("redirect_uri", Some("http://localhost@evil.example/auth/callback/test")),
         ("redirect_uri", Some("http://me@localhost:3000/auth/callback/test")),
         ("redirect_uri", Some("http://127.0.0.2:3000/auth/callback/test")),
-        ("redirect_uri", Some("https://localhost:3000/auth/callback/test")),
+        ("redirect_uri", Some("ftp://localhost:3000/auth/callback/test")),
         ("redirect_uri", Some("http://localhost:3000/elsewhere")),
         ("redirect_uri", Some("http://localhost:3000/auth/callback/../../elsewhere")),
         ("redirect_uri", Some("http://localhost:3000/auth/callback/")),
