@@ -7,10 +7,14 @@ use tokio::process::Command;
 
 use crate::helpers::TestServerBuilder;
 
-/// Runs one file of journeys to its end; all of its `tests` have to pass.
+/// Runs one file of journeys to its end, over plain HTTP; all of its `tests` have to pass.
 async fn passes(file: &str, tests: usize) {
+    passes_at(TestServerBuilder::new(), file, tests).await;
+}
+
+async fn passes_at(builder: TestServerBuilder, file: &str, tests: usize) {
     // All of them come from one address.
-    let app = TestServerBuilder::new()
+    let app = builder
         .sign_in()
         .set("RATE_LIMITS__SIGN_IN_STARTS_PER_MINUTE", 0)
         .set("RATE_LIMITS__CALLBACKS_PER_MINUTE", 0)
@@ -29,6 +33,8 @@ async fn passes(file: &str, tests: usize) {
         .env("PAGES_PROGRAM", env!("CARGO_BIN_EXE_bedrock_proxy"))
         .env("PAGES_SHOWN", Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("pages"))
         .env("PAGES_FOLDER", &folder)
+        // Not there without TLS, which is only a warning.
+        .env("NODE_EXTRA_CA_CERTS", app.folder.path().join("cert.pem"))
         // What the browser leaves behind goes with the folder.
         .env("HOME", &folder)
         .env("TMPDIR", &folder)
@@ -48,6 +54,11 @@ async fn passes(file: &str, tests: usize) {
 #[actix_web::test]
 async fn a_person_signs_in_makes_a_key_and_signs_out() {
     passes("session", 3).await;
+}
+
+#[actix_web::test]
+async fn a_person_does_so_over_tls() {
+    passes_at(TestServerBuilder::new().tls(), "session", 3).await;
 }
 
 #[actix_web::test]

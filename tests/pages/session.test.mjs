@@ -4,7 +4,8 @@ import assert from "node:assert/strict";
 
 import { DEVELOPER, PROVIDER, SERVICE, api, journey, quiet, signIn, signedIn, works } from "./service.mjs";
 
-const SESSION = "bedrock_session";
+const SECURE = SERVICE.startsWith("https:");
+const SESSION = SECURE ? "__Host-bedrock_session" : "bedrock_session";
 
 function session(page) {
   return page.context().cookies(SERVICE).then((cookies) => cookies.find(({ name }) => name === SESSION));
@@ -50,9 +51,9 @@ journey("no script and no address gets hold of a credential", async (open) => {
   const page = await signedIn(open);
 
   const cookie = await session(page);
-  const { httpOnly, sameSite, path, domain, expires } = cookie;
-  assert.deepEqual({ httpOnly, sameSite, path, domain }, { httpOnly: true, sameSite: "Lax", path: "/", domain: "localhost" });
-  assert.equal(expires, -1);
+  const { name, value, ...attributes } = cookie;
+  const wanted = { domain: "localhost", path: "/", expires: -1, httpOnly: true, secure: SECURE, sameSite: "Lax" };
+  assert.deepEqual(attributes, wanted, name);
   const kept = await page.evaluate(async () => ({
     cookies: document.cookie,
     local: localStorage.length,
@@ -63,11 +64,11 @@ journey("no script and no address gets hold of a credential", async (open) => {
   assert.deepEqual(kept, { cookies: "", local: 0, session: 0, databases: 0, workers: 0 });
   assert(page.seen.some((url) => url.startsWith(`${SERVICE}/auth/callback/`)), page.seen.join("\n"));
   for (const url of page.seen) {
-    assert(!url.includes(cookie.value) && !/SSO[A-Z]_|eyJ/.test(url), url);
+    assert(!url.includes(value) && !/SSO[A-Z]_|eyJ/.test(url), url);
     assert([SERVICE, PROVIDER].includes(new URL(url).origin), url);
   }
   // Nor does the page itself hold one.
-  assert(!(await page.content()).includes(cookie.value));
+  assert(!(await page.content()).includes(value));
   quiet(page);
 });
 
