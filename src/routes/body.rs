@@ -31,7 +31,7 @@ use crate::state::{Admission, Held, Shared};
 /// The largest body elsewhere than on inference routes.
 const SMALL: usize = 1 << 20;
 /// The largest form, and the largest body of who is not known yet.
-const SMALLEST: usize = 16 << 10;
+const SMALLEST: usize = 64 << 10;
 
 /// The whole body, unchanged.
 ///
@@ -71,7 +71,7 @@ async fn read_small(
 /// A form.
 ///
 /// # Errors
-/// As [`read`], with 413 beyond 16 KiB; those of [`form_fields`].
+/// As [`read`], with 413 beyond 64 KiB; those of [`form_fields`].
 pub async fn read_form(
     request: &HttpRequest,
     payload: actix_web::dev::Payload,
@@ -276,7 +276,7 @@ pub struct FormOrJson<T> {
 
 impl<T: DeserializeOwned> FormOrJson<T> {
     /// # Errors
-    /// As [`Body::read`], with 413 beyond 16 KiB.
+    /// As [`Body::read`], with 413 beyond 64 KiB.
     pub async fn read(self) -> Result<T, ApiError> {
         let worker = extract::worker(&self.request)?;
         let body = read_small(&self.request, self.payload, SMALLEST, &worker.shared).await?;

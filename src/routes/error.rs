@@ -521,11 +521,18 @@ pub async fn in_shape(
     let dialect = Dialect::of_request(request.request());
     let answering =
         futures_util::FutureExt::catch_unwind(std::panic::AssertUnwindSafe(next.call(request)));
+    let mut answering = Box::pin(answering);
     // A client that hangs up drops this future. A conversation with the database must not be dropped half-way: on SQLite
     // it would take the worker along. Inference has none; there, hanging up is what cancels the call.
     let outcome = match dialect {
         Dialect::Bedrock | Dialect::Anthropic => answering.await,
-        _ => actix_web::rt::spawn(answering).await.unwrap_or_else(|gone| Err(Box::new(gone))),
+        // What is answered at once waits for nobody.
+        _ => match futures_util::poll!(answering.as_mut()) {
+            std::task::Poll::Ready(outcome) => outcome,
+            std::task::Poll::Pending => {
+                actix_web::rt::spawn(answering).await.unwrap_or_else(|gone| Err(Box::new(gone)))
+            }
+        },
     };
     let response = match outcome {
         Ok(Ok(response)) => response,

@@ -29,7 +29,7 @@ use bytes::{Bytes, BytesMut};
 use serde_json::{Value, json};
 
 mod browser;
-pub use browser::{Browser, form};
+pub use browser::{Browser, field, form};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,

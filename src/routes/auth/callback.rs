@@ -76,7 +76,7 @@ pub async fn callback(
         }
         Err(Failed { error, reason, who }) => {
             // Anybody can call this address with nothing in hand: that is worth one line a minute.
-            let anonymous = error.code == Code::LoginExpired;
+            let anonymous = reason == NOTHING_PENDING;
             if !anonymous || worker.shared.notes.is_first(reason, surface::subject(&request)) {
                 let event = Event {
                     provider: Some(&provider),
@@ -91,6 +91,9 @@ pub async fn callback(
         }
     }
 }
+
+/// A browser came without a sign-in that it could come back from.
+const NOTHING_PENDING: &str = "no_pending_sign_in";
 
 /// Why a sign-in failed: for the person, and in a word for the audit log and the metric.
 struct Failed {
@@ -132,7 +135,7 @@ async fn come_back(
     // Before anything is sent anywhere: this browser began it, with this provider, lately (SEC-31).
     let cookie = cookies::pending(request, shared.sign_in.secure);
     let pending = cookie.and_then(|cookie| Pending::open(&shared.keys.pending, &cookie, now));
-    let pending = pending.ok_or(Failed::expired("no_pending_sign_in"))?;
+    let pending = pending.ok_or(Failed::expired(NOTHING_PENDING))?;
     if !pending.fits(provider, query.state.as_deref().unwrap_or_default()) {
         return Err(Failed::expired("state_mismatch"));
     }

@@ -168,6 +168,7 @@ async fn poll(request: &HttpRequest, worker: &Worker, code: &str) -> Result<i64,
     // Its own pace is in the code. What no device was given does not reach the database.
     rates::check_address(request, Limit::DevicePoll).await?;
     if !random::is_random(code) {
+        rates::check_address(request, Limit::FailedCredential).await?;
         return Err(ApiError::new(Code::OAuth("expired_token"), "This is no device_code."));
     }
     let digest = worker.shared.keys.codes.digest(code);
@@ -179,7 +180,10 @@ async fn poll(request: &HttpRequest, worker: &Worker, code: &str) -> Result<i64,
         Poll::Pending => ("authorization_pending", "Nobody has decided yet."),
         Poll::TooSoon => ("slow_down", "Ask 5 seconds less often."),
         Poll::Denied => ("access_denied", "The person did not allow it."),
-        Poll::Over => ("expired_token", "The code is unknown, was used, or is over."),
+        Poll::Over => {
+            rates::check_address(request, Limit::FailedCredential).await?;
+            ("expired_token", "The code is unknown, was used, or is over.")
+        }
     };
     Err(ApiError::new(Code::OAuth(error), message))
 }

@@ -90,7 +90,7 @@ fn wrong_exchanges() -> Vec<(&'static str, Option<String>, &'static str, bool)> 
         ("code", text(""), "invalid_request", false),
         ("code", text("x"), "invalid_grant", false),
         ("code", text(&"A".repeat(43)), "invalid_grant", false),
-        ("code", text(&"A".repeat(100_000)), "invalid_grant", false),
+        ("code", text(&"A".repeat(50_000)), "invalid_grant", false),
         ("code", text("\0"), "invalid_grant", false),
         ("code", text("' OR 1=1 --"), "invalid_grant", false),
         ("grant_type", None, "invalid_request", false),
@@ -147,7 +147,7 @@ on_both_databases!(a_code_that_comes_again_ends_what_was_made_of_it, backend => 
     assert_eq!(browser.get("/").await.status, 200, "the browser's own session is another");
 });
 
-on_both_databases!(of_many_who_bring_one_code_at_once_one_gets_tokens, backend => {
+on_both_databases!(of_many_who_bring_one_code_at_once_nobody_goes_on, backend => {
     let app = unlimited().backend(backend).start().await;
     let browser = app.signed_in(DEVELOPER).await;
     for round in 0..3 {
@@ -155,8 +155,13 @@ on_both_databases!(of_many_who_bring_one_code_at_once_one_gets_tokens, backend =
 
         let replies = futures_util::future::join_all((0..20).map(|_| exchange(&app, &code))).await;
 
-        let won = replies.iter().filter(|reply| reply.status == 200).count();
-        assert_eq!(won, 1, "round {round}");
+        // The code may have been stolen: whoever was first is turned out by the second.
+        let won: Vec<_> = replies.iter().filter(|reply| reply.status == 200).collect();
+        assert!(won.len() <= 1, "round {round}");
+        for tokens in won {
+            let access = tokens.json()["access_token"].as_str().unwrap().to_owned();
+            assert_eq!(app.get("/auth/me").bearer(&access).send().await.status, 401);
+        }
         assert!(replies.iter().all(|reply| matches!(reply.status.as_u16(), 200 | 400)));
     }
 });
