@@ -28,7 +28,7 @@ use crate::{
     usage::journal::Directory,
 };
 
-use auth::{AuthActor, Known};
+use auth::{AuthActor, Known, Tidying};
 use credentials::CredentialsActor;
 use providers::{ProvidersActor, Reachable};
 use streams::StreamSupervisor;
@@ -161,7 +161,7 @@ impl Actors {
             let (pool, keys, known) = (pool.clone(), keys.clone(), known.clone());
             let (streams, metrics) = (streams.clone(), metrics.clone());
             let admins = AdminRule::new(&settings.admin, &settings.oauth);
-            let (cache, audit) = (settings.cache.clone(), settings.audit.clone());
+            let tidying = Tidying::new(&settings.cache, &settings.audit);
             Place::start(threads.auth.handle(), move || {
                 AuthActor::new(
                     pool.clone(),
@@ -169,8 +169,7 @@ impl Actors {
                     admins.clone(),
                     known.clone(),
                     streams.clone(),
-                    &cache,
-                    &audit,
+                    tidying,
                     metrics.clone(),
                 )
             })

@@ -345,7 +345,7 @@ async fn people(pool: &Pool, settings: &Settings, keys: &Keys) {
             keys.ids().iter().map(|(name, id)| ((*name).to_owned(), (*id).into())).collect();
         let metadata = serde_json::Value::Object(ids);
         let newest = AuditLogEntry::newest(&mut conn, "secrets_in_use").await?;
-        if newest.is_none_or(|newest| newest.metadata != metadata.to_string()) {
+        if newest.is_none_or(|newest| metadata != *newest.metadata) {
             let origin = Origin::service();
             let event = Event {
                 object: "secrets".to_owned(),

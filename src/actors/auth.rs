@@ -137,6 +137,22 @@ pub struct Revalidate;
 
 type Load = Shared<LocalBoxFuture<'static, Result<Arc<Checked>, AuthError>>>;
 
+/// How often what is over is cleared away, and what of the audit log is not yet over.
+#[derive(Debug, Clone, Copy)]
+pub struct Tidying {
+    every: Duration,
+    audit_kept: TimeDelta,
+}
+
+impl Tidying {
+    pub fn new(cache: &settings::Cache, audit: &settings::Audit) -> Self {
+        Self {
+            every: Duration::from_secs(cache.cleanup_interval),
+            audit_kept: TimeDelta::days(i64::from(audit.retention_days)),
+        }
+    }
+}
+
 pub struct AuthActor {
     pool: Pool,
     keys: Arc<Keys>,
@@ -151,9 +167,7 @@ pub struct AuthActor {
     epoch: Option<i64>,
     /// Checks under way, so that a hundred calls with one new key ask the database once.
     loading: HashMap<CredentialDigest, Load>,
-    clean_up: Duration,
-    /// How long audit events are kept.
-    audit_kept: TimeDelta,
+    tidying: Tidying,
     metrics: Metrics,
 }
 
@@ -164,8 +178,7 @@ impl AuthActor {
         admins: AdminRule,
         known: Arc<Known>,
         streams: Place<StreamSupervisor>,
-        cache: &settings::Cache,
-        audit: &settings::Audit,
+        tidying: Tidying,
         metrics: Metrics,
     ) -> Self {
         Self {
@@ -178,8 +191,7 @@ impl AuthActor {
             generation: 0,
             epoch: None,
             loading: HashMap::new(),
-            clean_up: Duration::from_secs(cache.cleanup_interval),
-            audit_kept: TimeDelta::days(i64::from(audit.retention_days)),
+            tidying,
             metrics,
         }
     }
@@ -273,7 +285,7 @@ impl Actor for AuthActor {
     fn started(&mut self, context: &mut Self::Context) {
         context.notify(Revalidate);
         context.run_interval(CHECK_EVERY, |_, context| context.notify(Revalidate));
-        context.run_interval(self.clean_up, |actor, context| {
+        context.run_interval(self.tidying.every, |actor, context| {
             actor.known.good.run_pending_tasks();
             actor.known.refused.run_pending_tasks();
             let now = db::now();
@@ -287,7 +299,7 @@ impl Actor for AuthActor {
             actor.write_in_background(context, "noting expired keys", async move |conn| {
                 ApiKeyRecord::note_expired(conn, now, EXPIRED).await.map(drop)
             });
-            let Some(end) = now.checked_sub_signed(actor.audit_kept) else { return };
+            let Some(end) = now.checked_sub_signed(actor.tidying.audit_kept) else { return };
             actor.write_in_background(context, "removing old audit events", async move |conn| {
                 audit::retain(conn, end, now).await.map(drop)
             });
@@ -380,22 +392,14 @@ mod tests {
         let keys = Arc::new(Keys::new(&settings).unwrap());
         let pool = Pool::open(&settings.database).unwrap();
         let admins = AdminRule::new(&settings.admin, &settings.oauth);
+        let tidying = Tidying::new(&settings.cache, &settings.audit);
         let metrics = Metrics::new().unwrap();
         let gauge = metrics.live_streams.clone();
         let supervised = pool.clone();
         let streams = Place::start(actix::Arbiter::new().handle(), move || {
             StreamSupervisor::new(supervised.clone(), gauge.clone())
         });
-        AuthActor::new(
-            pool,
-            keys,
-            admins,
-            known,
-            streams,
-            &settings.cache,
-            &settings.audit,
-            metrics,
-        )
+        AuthActor::new(pool, keys, admins, known, streams, tidying, metrics)
     }
 
     fn good(ends: Option<Timestamp>) -> Result<Arc<Checked>, AuthError> {

@@ -137,7 +137,6 @@ impl OneTimeCode {
                 .filter(one_time_codes::digest.eq(digest))
                 .filter(one_time_codes::kind.eq("code"));
             let unused = code
-                .clone()
                 .filter(one_time_codes::used_at.is_null())
                 .filter(one_time_codes::expires_at.gt(now));
             let taken: Option<Self> = diesel::update(unused)
@@ -212,7 +211,7 @@ impl OneTimeCode {
                 .filter(one_time_codes::used_at.is_null())
                 .filter(one_time_codes::expires_at.gt(now));
             let found: Option<Self> =
-                code.clone().select(Self::as_select()).first(c).await.optional()?;
+                code.select(Self::as_select()).first(c).await.optional()?;
             let Some(found) = found else { return Ok(Poll::Over) };
             if found.denied_at.is_some() {
                 diesel::update(code).set(one_time_codes::used_at.eq(now)).execute(c).await?;

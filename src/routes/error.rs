@@ -278,9 +278,6 @@ impl Dialect {
 pub struct ApiError {
     pub code: Code,
     message: Cow<'static, str>,
-    field: Option<Cow<'static, str>>,
-    /// Several at once: field and message.
-    details: Vec<(String, String)>,
     cause: Option<Box<dyn std::error::Error + Send + Sync>>,
     /// Why a credential was refused: for the log and the metric.
     pub refusal: Option<Refusal>,
@@ -294,8 +291,12 @@ struct Telling {
     request_id: String,
     /// The methods that the path takes instead.
     allow: String,
-    /// What upstream said of trying again.
+    /// When trying again makes sense, if it is not by the code.
     retry_after: Option<String>,
+    /// The one at fault.
+    field: Option<Cow<'static, str>>,
+    /// Several at once: field and message.
+    details: Vec<(String, String)>,
 }
 
 impl ApiError {
@@ -303,8 +304,6 @@ impl ApiError {
         Self {
             code,
             message: message.into(),
-            field: None,
-            details: Vec::new(),
             cause: None,
             refusal: None,
             telling: Box::new(Telling {
@@ -312,6 +311,8 @@ impl ApiError {
                 request_id: String::new(),
                 allow: String::new(),
                 retry_after: None,
+                field: None,
+                details: Vec::new(),
             }),
         }
     }
@@ -347,11 +348,10 @@ impl ApiError {
         let first = names.first().cloned().unwrap_or_default();
         let message = format!("`{first}` is not a field of this request.");
         let details = names.into_iter().map(|name| (name, "This field is not known.".to_owned()));
-        Self {
-            field: Some(first.into()),
-            details: details.collect(),
-            ..Self::new(Code::UnknownField, message)
-        }
+        let mut error = Self::new(Code::UnknownField, message);
+        error.telling.field = Some(first.into());
+        error.telling.details = details.collect();
+        error
     }
 
     /// The status that the client of a dialect is given.
@@ -367,7 +367,9 @@ impl ApiError {
         field: impl Into<Cow<'static, str>>,
         message: impl Into<Cow<'static, str>>,
     ) -> Self {
-        Self { field: Some(field.into()), ..Self::new(Code::InvalidParameter, message) }
+        let mut error = Self::new(Code::InvalidParameter, message);
+        error.telling.field = Some(field.into());
+        error
     }
 
     pub fn caused_by(mut self, cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
@@ -419,12 +421,12 @@ impl ApiError {
                     "request_id": self.telling.request_id,
                 });
                 if let Some(members) = error.as_object_mut() {
-                    if let Some(field) = &self.field {
+                    if let Some(field) = &self.telling.field {
                         members.insert("field".to_owned(), field.as_ref().into());
                     }
-                    if self.details.len() > 1 {
+                    if self.telling.details.len() > 1 {
                         let detail = |(field, message): &(String, String)| json!({ "field": field, "message": message });
-                        let details = self.details.iter().map(detail).collect();
+                        let details = self.telling.details.iter().map(detail).collect();
                         members.insert("details".to_owned(), details);
                     }
                 }
@@ -594,8 +596,6 @@ fn as_api_error(error: &actix_web::Error) -> ApiError {
         Some(known) => ApiError {
             code: known.code,
             message: known.message.clone(),
-            field: known.field.clone(),
-            details: known.details.clone(),
             cause: Some(known.causes()).filter(|causes| !causes.is_empty()).map(Into::into),
             refusal: known.refusal,
             telling: known.telling.clone(),

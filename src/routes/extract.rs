@@ -126,7 +126,7 @@ async fn as_admin(request: &HttpRequest) -> Result<Arc<Identity>, ApiError> {
                 error: Some("forbidden"),
                 ..Event::new(db::now(), "admin_denied", &origin)
             };
-            surface::note_refusal(&worker, event).await;
+            surface::note_refusal(worker, event).await;
         }
         return Err(ApiError::new(
             Code::Forbidden,

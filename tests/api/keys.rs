@@ -167,8 +167,8 @@ on_both_databases!(a_rotated_key_goes_on_for_its_overlap, backend => {
     assert_eq!((&new["replaces"], &new["name"]), (&old["id"], &json!("ci")));
     assert_eq!((status(&app, &old).await, status(&app, &new).await), (200, 200));
     let listed = browser.get("/api/keys").await.json();
-    let ends = listed["keys"][1]["expires_at"].as_str().unwrap().to_owned();
-    assert!(ends < new["expires_at"].as_str().unwrap().to_owned(), "the old one ends sooner");
+    let ends = listed["keys"][1]["expires_at"].as_str().unwrap();
+    assert!(ends < new["expires_at"].as_str().unwrap(), "the old one ends sooner");
 
     let path = format!("/api/keys/{}/rotate", new["id"]);
     let last = browser.api("POST", &path, Some(&json!({"overlap_seconds": 0}))).await.json();

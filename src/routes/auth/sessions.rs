@@ -115,10 +115,12 @@ pub async fn logout(
     payload: Payload,
     worker: Data<Worker>,
 ) -> Result<HttpResponse, ApiError> {
-    let form = request
-        .headers()
-        .get(header::CONTENT_TYPE)
-        .is_some_and(|kind| kind.as_bytes().starts_with(b"application/x-www-form-urlencoded"));
+    // Who brings a token is a program, whatever else its request says of itself.
+    let form = !request.headers().contains_key(header::AUTHORIZATION)
+        && request
+            .headers()
+            .get(header::CONTENT_TYPE)
+            .is_some_and(|kind| kind.as_bytes().starts_with(b"application/x-www-form-urlencoded"));
     let identity = if form {
         Signed::<serde_json::Map<String, serde_json::Value>>::read(&request, payload.into_inner())
             .await?
