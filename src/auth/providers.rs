@@ -175,3 +175,206 @@ pub fn is_issuer(issuer: &str, tenants: &[String], iss: &str, tid: Option<&str>)
 pub fn is_one_of(issuer: &str, tenants: &[String], iss: &str) -> bool {
     tenants.iter().any(|tenant| is_issuer(issuer, tenants, iss, Some(tenant)))
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn provider(name: &str, mut written: Value) -> Provider {
+        written["client_id"] = "x".into();
+        Provider::new(name, &serde_json::from_value(written).unwrap())
+    }
+
+    #[test]
+    fn each_kind_of_open_id_has_its_issuer_its_document_and_its_scopes() {
+        const KNOWN: &str = "/.well-known/openid-configuration";
+        let (plain, offline) = ("openid email profile", "openid email profile offline_access");
+        let microsoft = "https://login.microsoftonline.com";
+        let tenant = "11111111-2222-3333-4444-555555555555";
+        for (name, written, issuer, base, scopes, shown, public) in [
+            ("google", json!({}), "https://accounts.google.com", "", plain, "Google", true),
+            (
+                "work",
+                json!({"kind": "google"}),
+                "https://accounts.google.com",
+                "",
+                plain,
+                "Google",
+                true,
+            ),
+            ("gitlab", json!({}), "https://gitlab.com", "", plain, "GitLab", true),
+            (
+                "gitlab",
+                json!({"instance_url": "https://git.example/"}),
+                "https://git.example",
+                "",
+                plain,
+                "GitLab",
+                false,
+            ),
+            (
+                "auth0",
+                json!({"domain": "acme.eu.auth0.com"}),
+                "https://acme.eu.auth0.com/",
+                "https://acme.eu.auth0.com",
+                offline,
+                "Auth0",
+                false,
+            ),
+            (
+                "okta",
+                json!({"domain": "acme.okta.com"}),
+                "https://acme.okta.com",
+                "",
+                offline,
+                "Okta",
+                false,
+            ),
+            (
+                "okta",
+                json!({"issuer": "https://acme.okta.com/oauth2/default"}),
+                "https://acme.okta.com/oauth2/default",
+                "",
+                offline,
+                "Okta",
+                false,
+            ),
+            (
+                "microsoft",
+                json!({"tenant_id": tenant}),
+                &format!("{microsoft}/{tenant}/v2.0"),
+                "",
+                offline,
+                "Microsoft",
+                false,
+            ),
+            (
+                "microsoft",
+                json!({"tenant_id": "common", "allowed_tenants": tenant}),
+                &format!("{microsoft}/{{tenantid}}/v2.0"),
+                &format!("{microsoft}/common/v2.0"),
+                offline,
+                "Microsoft",
+                false,
+            ),
+            (
+                "microsoft",
+                json!({"allowed_tenants": [tenant]}),
+                &format!("{microsoft}/{{tenantid}}/v2.0"),
+                &format!("{microsoft}/organizations/v2.0"),
+                offline,
+                "Microsoft",
+                false,
+            ),
+            (
+                "corp",
+                json!({"issuer": "https://id.example/x"}),
+                "https://id.example/x",
+                "",
+                plain,
+                "corp",
+                false,
+            ),
+        ] {
+            let made = provider(name, written.clone());
+
+            let Protocol::OpenId { issuer: read, discovery, .. } = &made.protocol else {
+                panic!("{name}: plain OAuth 2.0")
+            };
+            let base = if base.is_empty() { issuer } else { base };
+            assert_eq!(read, issuer, "{written}");
+            assert_eq!(*discovery, format!("{base}{KNOWN}"), "{written}");
+            assert_eq!(made.scopes.join(" "), scopes, "{written}");
+            assert_eq!(
+                (made.display_name.as_str(), made.is_public()),
+                (shown, public),
+                "{written}"
+            );
+            assert_eq!((made.user_id_field.as_str(), made.email_field.as_str()), ("sub", "email"));
+            assert!(made.pkce && !made.email_trusted, "{written}");
+            let google = made.kind == Kind::Google;
+            assert_eq!(made.extra == [("access_type", "offline")], google, "{written}");
+        }
+    }
+
+    #[test]
+    fn plain_oauth_has_its_addresses_and_github_a_list_of_a_person_s() {
+        let github = provider("github", json!({}));
+        let Protocol::OAuth2 { authorization_url, token_url, user_info_url, emails_url } =
+            &github.protocol
+        else {
+            panic!("OpenID Connect")
+        };
+        assert_eq!(authorization_url, "https://github.com/login/oauth/authorize");
+        assert_eq!(token_url, "https://github.com/login/oauth/access_token");
+        assert_eq!(user_info_url, "https://api.github.com/user");
+        assert_eq!(emails_url.as_deref(), Some("https://api.github.com/user/emails"));
+        assert_eq!(github.scopes, ["read:user", "user:email"]);
+        assert_eq!((github.user_id_field.as_str(), github.is_public()), ("id", true));
+
+        let written = json!({
+            "authorization_url": "https://id.example/a", "token_url": "https://id.example/t",
+            "user_info_url": "https://id.example/me", "scopes": "a,b", "user_id_field": "uid",
+            "email_field": "mail", "display_name": "Corp", "pkce": "false", "email_trusted": "true",
+        });
+        let custom = provider("corp", written);
+        let Protocol::OAuth2 { user_info_url, emails_url, .. } = &custom.protocol else {
+            panic!("OpenID Connect")
+        };
+        assert_eq!((user_info_url.as_str(), emails_url), ("https://id.example/me", &None));
+        assert_eq!(custom.scopes, ["a", "b"]);
+        assert_eq!((custom.user_id_field.as_str(), custom.email_field.as_str()), ("uid", "mail"));
+        assert_eq!(
+            (custom.display_name.as_str(), custom.pkce, custom.email_trusted),
+            ("Corp", false, true)
+        );
+        assert!(!custom.is_public());
+    }
+
+    #[test]
+    fn an_issuer_is_compared_to_the_letter_and_a_directory_must_be_listed() {
+        let issuer = "https://login.microsoftonline.com/{tenantid}/v2.0";
+        let of = |tenant: &str| format!("https://login.microsoftonline.com/{tenant}/v2.0");
+        let listed = ["aaa".to_owned(), "bbb".to_owned()];
+        for (iss, tid, good) in [
+            (of("aaa"), Some("aaa"), true),
+            (of("bbb"), Some("bbb"), true),
+            (of("aaa"), Some("bbb"), false),
+            (of("ccc"), Some("ccc"), false),
+            (of("AAA"), Some("AAA"), false),
+            (of("aaa"), Some("AAA"), false),
+            (of("aaa"), Some(""), false),
+            (of(""), Some(""), false),
+            (of("aaa"), None, false),
+            (of("{tenantid}"), Some("{tenantid}"), false),
+            (of("aaa/../ccc"), Some("aaa/../ccc"), false),
+            (format!("{}/", of("aaa")), Some("aaa"), false),
+            ("https://evil.example/aaa/v2.0".to_owned(), Some("aaa"), false),
+        ] {
+            assert_eq!(is_issuer(issuer, &listed, &iss, tid), good, "{iss} {tid:?}");
+        }
+        for (iss, good) in [
+            (of("aaa"), true),
+            (of("bbb"), true),
+            (of("ccc"), false),
+            (of("{tenantid}"), false),
+            (of(""), false),
+        ] {
+            assert_eq!(is_one_of(issuer, &listed, &iss), good, "{iss}");
+        }
+        let single = "https://id.example";
+        for (iss, good) in [
+            ("https://id.example", true),
+            ("https://id.example/", false),
+            ("https://ID.example", false),
+            ("http://id.example", false),
+            ("https://id.example.evil.example", false),
+            ("", false),
+        ] {
+            assert_eq!(is_issuer(single, &[], iss, None), good, "{iss}");
+            assert_eq!(is_issuer(single, &[], iss, Some("aaa")), good, "a directory says nothing");
+        }
+    }
+}
