@@ -60,31 +60,30 @@ fn two_providers() -> TestServerBuilder {
         .set("OAUTH__PROVIDERS__OTHER__CLIENT_SECRET", "simulated-client-secret-of-the-demo")
 }
 
-/// What is there that a request may have changed.
+/// Rows that a request may have added or changed, by table and condition.
+const KEPT: [&str; 13] = [
+    "users",
+    "users WHERE state = 'active'",
+    "users WHERE admin",
+    "sessions",
+    "sessions WHERE ended_at IS NULL",
+    "api_keys",
+    "api_keys WHERE revoked_at IS NULL",
+    "api_keys WHERE name = 'first'",
+    "refresh_tokens",
+    "one_time_codes",
+    "one_time_codes WHERE user_id IS NULL",
+    "one_time_codes WHERE denied_at IS NULL",
+    "one_time_codes WHERE used_at IS NULL",
+];
+
+/// How many of each there are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Stock(BTreeMap<&'static str, i64>);
 
 impl Stock {
     async fn of(app: &TestServer) -> Self {
-        let mut found = BTreeMap::new();
-        for what in [
-            "users",
-            "users WHERE state = 'active'",
-            "users WHERE admin",
-            "sessions",
-            "sessions WHERE ended_at IS NULL",
-            "api_keys",
-            "api_keys WHERE revoked_at IS NULL",
-            "api_keys WHERE name = 'first'",
-            "refresh_tokens",
-            "one_time_codes",
-            "one_time_codes WHERE user_id IS NULL",
-            "one_time_codes WHERE denied_at IS NULL",
-            "one_time_codes WHERE used_at IS NULL",
-        ] {
-            found.insert(what, count(app, what).await);
-        }
-        Self(found)
+        Self(KEPT.into_iter().zip(counts(app, KEPT).await).collect())
     }
 }
 
@@ -96,14 +95,24 @@ struct Count {
 
 /// How many rows there are: of a table, or of those that a condition leaves.
 async fn count(app: &TestServer, rows: &str) -> i64 {
+    let [count] = counts(app, [rows]).await;
+    count
+}
+
+async fn counts<const N: usize>(app: &TestServer, rows: [&str; N]) -> [i64; N] {
     use diesel_async::RunQueryDsl;
-    let query = diesel::sql_query(format!("SELECT COUNT(*) AS count FROM {rows}"));
     let pool = app.pool().await;
-    let found: Count = match &mut pool.reader().await.unwrap() {
-        Conn::Postgres(c) => query.get_result(&mut **c).await.unwrap(),
-        Conn::Sqlite(c) => query.get_result(&mut **c).await.unwrap(),
-    };
-    found.count
+    let mut conn = pool.reader().await.unwrap();
+    let mut found = [0; N];
+    for (place, rows) in found.iter_mut().zip(rows) {
+        let query = diesel::sql_query(format!("SELECT COUNT(*) AS count FROM {rows}"));
+        let one: Count = match &mut conn {
+            Conn::Postgres(c) => query.get_result(&mut **c).await.unwrap(),
+            Conn::Sqlite(c) => query.get_result(&mut **c).await.unwrap(),
+        };
+        *place = one.count;
+    }
+    found
 }
 
 /// Changes the database behind the service's back, as time would.
