@@ -33,6 +33,10 @@ impl Browser {
         self.cookies.borrow_mut().insert(name.to_owned(), value.to_owned());
     }
 
+    pub fn forget_cookies(&self) {
+        self.cookies.borrow_mut().clear();
+    }
+
     /// All cookies, as a header has them.
     pub fn cookies(&self) -> String {
         let all = self.cookies.borrow();
