@@ -345,7 +345,8 @@ async fn people(pool: &Pool, settings: &Settings, keys: &Keys) {
             keys.ids().iter().map(|(name, id)| ((*name).to_owned(), (*id).into())).collect();
         let metadata = serde_json::Value::Object(ids);
         let newest = AuditLogEntry::newest(&mut conn, "secrets_in_use").await?;
-        if newest.is_none_or(|newest| metadata != *newest.metadata) {
+        let known = newest.and_then(|newest| serde_json::from_str(&newest.metadata).ok());
+        if known != Some(metadata.clone()) {
             let origin = Origin::service();
             let event = Event {
                 object: "secrets".to_owned(),

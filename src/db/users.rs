@@ -295,6 +295,7 @@ impl UserRecord {
                     }
                 }
             };
+            let origin = &Origin { actor: format!("user:{}", user.id), ..origin.clone() };
             let was = user.state;
             // It may have been disabled since it was read.
             let this = users::table.find(user.id).filter(users::state.ne("disabled"));

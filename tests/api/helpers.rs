@@ -124,6 +124,21 @@ impl TestServerBuilder {
         self
     }
 
+    /// Without limits of rate, and with room for a thousand keys: for tests that make many requests.
+    pub fn unlimited(mut self) -> Self {
+        for limit in [
+            "SIGN_IN_STARTS_PER_MINUTE",
+            "CALLBACKS_PER_MINUTE",
+            "REFRESHES_PER_MINUTE",
+            "FAILED_CREDENTIALS_PER_MINUTE",
+            "KEY_CREATIONS_PER_HOUR",
+            "ADMIN_WRITES_PER_MINUTE",
+        ] {
+            self = self.set(&format!("RATE_LIMITS__{limit}"), 0);
+        }
+        self.set("API_KEYS__MAX_KEYS_PER_USER", 1000)
+    }
+
     /// Serve TLS with a certificate for `localhost`, made for this test.
     pub fn tls(mut self) -> Self {
         self.tls = true;

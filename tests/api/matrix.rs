@@ -257,18 +257,7 @@ async fn walk(docs: bool) {
 
 /// Each cell of the matrix is a request; none is to be refused for their number.
 fn unlimited() -> TestServerBuilder {
-    let mut builder = TestServerBuilder::new().sign_in();
-    for limit in [
-        "SIGN_IN_STARTS_PER_MINUTE",
-        "CALLBACKS_PER_MINUTE",
-        "REFRESHES_PER_MINUTE",
-        "FAILED_CREDENTIALS_PER_MINUTE",
-        "KEY_CREATIONS_PER_HOUR",
-        "ADMIN_WRITES_PER_MINUTE",
-    ] {
-        builder = builder.set(&format!("RATE_LIMITS__{limit}"), 0);
-    }
-    builder.set("API_KEYS__MAX_KEYS_PER_USER", 1000)
+    TestServerBuilder::new().sign_in().unlimited()
 }
 
 #[actix_web::test]

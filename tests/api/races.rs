@@ -12,18 +12,7 @@ const DEVELOPER: &str = "1002";
 const STREAM: &str = "invoke-with-response-stream";
 
 fn builder() -> TestServerBuilder {
-    let mut builder = TestServerBuilder::new().sign_in();
-    for limit in [
-        "SIGN_IN_STARTS_PER_MINUTE",
-        "CALLBACKS_PER_MINUTE",
-        "REFRESHES_PER_MINUTE",
-        "FAILED_CREDENTIALS_PER_MINUTE",
-        "KEY_CREATIONS_PER_HOUR",
-        "ADMIN_WRITES_PER_MINUTE",
-    ] {
-        builder = builder.set(&format!("RATE_LIMITS__{limit}"), 0);
-    }
-    builder
+    TestServerBuilder::new().sign_in().unlimited()
 }
 
 /// Sends a request, and breaks the connection without reading.

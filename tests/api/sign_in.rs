@@ -38,18 +38,7 @@ const FORM: &str = "application/x-www-form-urlencoded";
 
 /// With a provider, and without limits of rate: what is tested here takes many requests.
 fn unlimited() -> TestServerBuilder {
-    let mut builder = TestServerBuilder::new().sign_in();
-    for limit in [
-        "SIGN_IN_STARTS_PER_MINUTE",
-        "CALLBACKS_PER_MINUTE",
-        "REFRESHES_PER_MINUTE",
-        "FAILED_CREDENTIALS_PER_MINUTE",
-        "KEY_CREATIONS_PER_HOUR",
-        "ADMIN_WRITES_PER_MINUTE",
-    ] {
-        builder = builder.set(&format!("RATE_LIMITS__{limit}"), 0);
-    }
-    builder.set("API_KEYS__MAX_KEYS_PER_USER", 1000)
+    TestServerBuilder::new().sign_in().unlimited()
 }
 
 /// The same provider a second time, under the name `other`.
