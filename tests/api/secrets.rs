@@ -7,7 +7,7 @@ use bedrock_sso_proxy::simulator::identity::{IdentityConfig, IdentityProvider};
 use serde_json::json;
 
 use crate::{
-    helpers::{Browser, MODEL, message, messages},
+    helpers::{Browser, MODEL, message, messages, request_to},
     lifecycle::Process,
 };
 
@@ -23,7 +23,11 @@ async fn no_secret_is_in_logs_database_metrics_or_errors() {
         ("encryption key", "canary-of-the-encryption-key-with-32-bytes-4"),
         ("metrics token", "canary-of-the-metrics-token-55a1"),
     ]);
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let metrics_port = free.local_addr().unwrap().port().to_string();
+    drop(free);
     let mut process = Process::start_with(&[
+        ("BEDROCK_METRICS__PORT", &metrics_port),
         ("BEDROCK_LOGGING__LEVEL", "trace"),
         ("BEDROCK_JWT__SECRET", set["jwt secret"]),
         ("BEDROCK_SECRETS__API_KEY_PEPPER", set["pepper"]),
@@ -144,11 +148,15 @@ async fn no_secret_is_in_logs_database_metrics_or_errors() {
         .json();
     note("next refresh token", refreshed["refresh_token"].as_str().unwrap());
     note("next access token", refreshed["access_token"].as_str().unwrap());
+    let metrics = request_to("GET", "", &format!("http://127.0.0.1:{metrics_port}/metrics"));
+    let metrics = metrics.bearer(set["metrics token"]).send().await;
+    assert!(metrics.body.len() > 1000, "{metrics:?}");
     process.signal("-TERM");
     assert_eq!(process.ended(std::time::Duration::from_secs(20)).await, Some(0));
 
     let mut places: Vec<(String, Vec<u8>)> =
         vec![("the log".into(), process.log()), ("the errors".into(), errors.concat())];
+    places.push(("the metrics".into(), metrics.body.to_vec()));
     for entry in walk(process.folder()) {
         places.push((entry.display().to_string(), std::fs::read(&entry).unwrap()));
     }
