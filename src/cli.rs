@@ -16,7 +16,7 @@ pub mod user;
 
 use std::path::PathBuf;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::{Parser, Subcommand};
 
 use crate::{
@@ -101,10 +101,46 @@ async fn open_database(settings: &Database) -> anyhow::Result<Pool> {
     Ok(pool)
 }
 
-/// The person with this address who was made by an operator.
-async fn person(conn: &mut Conn, email: &str) -> anyhow::Result<UserRecord> {
-    let subject = email.to_ascii_lowercase();
-    UserRecord::by_subject(conn, LOCAL_PROVIDER, &subject)
-        .await?
-        .with_context(|| format!("there is no person {email}: bedrock_proxy user create {email}"))
+/// A database that is there already, with the schema of this binary: nothing is made or migrated.
+async fn open_existing_database(settings: &Database) -> anyhow::Result<Pool> {
+    if let Some(path) = settings.sqlite_path().filter(|path| !path.exists()) {
+        bail!("there is no database at {} (database.url)", path.display());
+    }
+    open_database(&Database { migration_on_startup: false, ..settings.clone() }).await
+}
+
+/// The person with this id or e-mail address, whatever they sign in with.
+///
+/// # Errors
+/// That there is none, or that the address is that of several: which of them is meant is not guessed.
+async fn person(conn: &mut Conn, who: &str) -> anyhow::Result<UserRecord> {
+    let mut found = match who.parse() {
+        Ok(id) => UserRecord::find(conn, id).await?.into_iter().collect(),
+        Err(_) => UserRecord::with_email(conn, who).await?,
+    };
+    match (found.pop(), found.as_slice()) {
+        (Some(user), []) => Ok(user),
+        (Some(last), others) => {
+            let all = others.iter().chain([&last]);
+            let all: Vec<_> = all.map(|u| format!("{} ({})", u.id, u.provider)).collect();
+            bail!(
+                "{who} is the address of several people; say by id whom you mean: {}",
+                all.join(", ")
+            )
+        }
+        (None, _) => {
+            bail!(
+                "there is no person {who}: see bedrock_proxy user list, or bedrock_proxy user create EMAIL"
+            )
+        }
+    }
+}
+
+/// As [`person`]; of several with one address it is the one whom an operator made, so that what scripts ask for stays
+/// what it is when the same address signs in with a provider.
+async fn person_to_equip(conn: &mut Conn, who: &str) -> anyhow::Result<UserRecord> {
+    match UserRecord::by_subject(conn, LOCAL_PROVIDER, &who.to_ascii_lowercase()).await? {
+        Some(user) => Ok(user),
+        None => person(conn, who).await,
+    }
 }

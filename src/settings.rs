@@ -133,7 +133,8 @@ pub struct Jwt {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PreviousSecret {
-    pub id: String,
+    /// What `jwt.secret_id` was; `None` = it was not set.
+    pub id: Option<String>,
     pub secret: SecretString,
     pub until: DateTime<Utc>,
 }

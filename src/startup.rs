@@ -345,8 +345,18 @@ async fn people(pool: &Pool, settings: &Settings, keys: &Keys) {
             keys.ids().iter().map(|(name, id)| ((*name).to_owned(), (*id).into())).collect();
         let metadata = serde_json::Value::Object(ids);
         let newest = AuditLogEntry::newest(&mut conn, "secrets_in_use").await?;
-        let known = newest.and_then(|newest| serde_json::from_str(&newest.metadata).ok());
-        if known != Some(metadata.clone()) {
+        let known: Option<serde_json::Value> =
+            newest.and_then(|newest| serde_json::from_str(&newest.metadata).ok());
+        if known.as_ref() != Some(&metadata) {
+            for (setting, id) in known.iter().filter_map(serde_json::Value::as_object).flatten() {
+                if !id.as_str().is_some_and(|id| keys.knows(setting, id)) {
+                    tracing::warn!(
+                        setting,
+                        "this secret changed, and the one before it is not among the previous ones: what was made \
+                         with it is refused (access tokens, sessions and keys, or providers' tokens)"
+                    );
+                }
+            }
             let origin = Origin::service();
             let event = Event {
                 object: "secrets".to_owned(),
@@ -363,18 +373,26 @@ async fn people(pool: &Pool, settings: &Settings, keys: &Keys) {
             "who is an admin could not be looked over"
         );
     }
+    for note in notes(settings) {
+        tracing::warn!("{note}");
+    }
+}
+
+/// What an operator should know of settings that are sound.
+pub fn notes(settings: &Settings) -> Vec<String> {
+    let mut notes = Vec::new();
     let open = settings.auth.allowed_email_domains.is_empty();
     for (name, given) in settings.oauth.enabled() {
         if open && Provider::new(name, given).is_public() {
-            tracing::warn!(
-                provider = name,
-                "anybody with an account there may sign in: auth.allowed_email_domains is empty"
-            );
+            notes.push(format!(
+                "anybody with an account at {name} may sign in: auth.allowed_email_domains is empty"
+            ));
         }
         if !given.pkce {
-            tracing::warn!(provider = name, "signs in without PKCE (oauth.providers.{name}.pkce)");
+            notes.push(format!("{name} signs in without PKCE (oauth.providers.{name}.pkce)"));
         }
     }
+    notes
 }
 
 fn open_journal(settings: &Settings) -> anyhow::Result<Option<Arc<Directory>>> {

@@ -124,31 +124,17 @@ impl ProvidersActor {
         discovery
     }
 
-    fn note(&self, provider: &str, failed: Option<&ProviderError>) {
-        let outcome = match failed {
-            None => Ok(()),
-            // Its answer about somebody says nothing about the provider.
-            Some(
-                error @ (ProviderError::Unavailable { .. }
-                | ProviderError::Discovery(_)
-                | ProviderError::Client),
-            ) => Err(error.to_string()),
-            Some(_) => return,
-        };
-        let mut all = HashMap::clone(&self.reachable.load());
-        all.insert(provider.to_owned(), outcome);
-        self.reachable.store(Arc::new(all));
-    }
-
     /// Asks about one person, and writes down the answer. Answers whether it was no.
     async fn ask_about(
         ask: LocalBoxFuture<'static, Result<Option<SecretString>, Arc<ProviderError>>>,
+        reachable: Reachable,
         pool: Pool,
         keys: Arc<Keys>,
         (user, asked_with): (UserRecord, Vec<u8>),
         recheck: TimeDelta,
     ) -> bool {
         let answer = ask.await;
+        note(&reachable, &user.provider, answer.as_ref().err().map(AsRef::as_ref));
         let now = db::now();
         let written = async {
             let mut conn = pool.writer().await?;
@@ -180,6 +166,23 @@ impl ProvidersActor {
             false
         })
     }
+}
+
+/// Notes what came of a conversation with a provider.
+fn note(reachable: &Reachable, provider: &str, failed: Option<&ProviderError>) {
+    let outcome = match failed {
+        None => Ok(()),
+        // Its answer about somebody says nothing about the provider.
+        Some(
+            error @ (ProviderError::Unavailable { .. }
+            | ProviderError::Discovery(_)
+            | ProviderError::Client),
+        ) => Err(error.to_string()),
+        Some(_) => return,
+    };
+    let mut all = HashMap::clone(&reachable.load());
+    all.insert(provider.to_owned(), outcome);
+    reachable.store(Arc::new(all));
 }
 
 /// Whether an answer says for certain that the provider does not vouch for somebody any more (SEC-44).
@@ -222,7 +225,7 @@ impl Handler<Begin> for ProvidersActor {
         };
         Box::pin(work.into_actor(self).map(|outcome, actor, _| {
             let (provider, url) = outcome?;
-            actor.note(&provider, url.as_ref().err().map(AsRef::as_ref));
+            note(&actor.reachable, &provider, url.as_ref().err().map(AsRef::as_ref));
             url
         }))
     }
@@ -252,7 +255,7 @@ impl Handler<Finish> for ProvidersActor {
         };
         Box::pin(work.into_actor(self).map(|outcome, actor, _| {
             let (provider, profile) = outcome?;
-            actor.note(&provider, profile.as_ref().err().map(AsRef::as_ref));
+            note(&actor.reachable, &provider, profile.as_ref().err().map(AsRef::as_ref));
             profile
         }))
     }
@@ -277,6 +280,7 @@ impl Handler<Recheck> for ProvidersActor {
             all.into_iter().map(|provider| (provider.clone(), self.discover(&provider))).collect()
         };
         let (pool, keys, http) = (self.pool.clone(), self.keys.clone(), self.http.clone());
+        let reachable = self.reachable.clone();
         Box::pin(async move {
             let names: Vec<String> = providers.iter().map(|(p, _)| p.name.clone()).collect();
             let now = db::now();
@@ -319,6 +323,7 @@ impl Handler<Recheck> for ProvidersActor {
                 let ask = ask.boxed_local();
                 asked.push(Self::ask_about(
                     ask,
+                    reachable.clone(),
                     pool.clone(),
                     keys.clone(),
                     (user, sealed),

@@ -36,7 +36,7 @@ pub struct Keys {
     pub pending: Sealer,
     /// Identity providers' refresh tokens.
     pub provider_tokens: Sealer,
-    sealing_id: String,
+    sealing_ids: Vec<String>,
     /// How long a browser's session may lie unused.
     pub session_idle: TimeDelta,
 }
@@ -99,12 +99,12 @@ impl Keys {
             .as_ref()
             .ok_or_else(|| Problems(vec![Problem::new("jwt.secret", "is required")]))?;
         let mut verifying = vec![VerifyingKey {
-            id: jwt.secret_id.clone().unwrap_or_else(|| id_of(b"kid", secret)),
+            id: key_id(jwt.secret_id.as_ref(), secret),
             key: DecodingKey::from_secret(secret.expose_secret().as_bytes()),
             until: None,
         }];
         verifying.extend(jwt.previous_secrets.iter().map(|previous| VerifyingKey {
-            id: previous.id.clone(),
+            id: key_id(previous.id.as_ref(), &previous.secret),
             key: DecodingKey::from_secret(previous.secret.expose_secret().as_bytes()),
             until: Some(previous.until.naive_utc()),
         }));
@@ -134,9 +134,7 @@ impl Keys {
             csrf: Digester::new(CSRF, &all),
             refresh: Digester::new(REFRESH, &all),
             codes: Digester::new(CODE, &all),
-            sealing_id: sealing
-                .first()
-                .map_or_else(String::new, |secret| id_of(b"sealing", secret)),
+            sealing_ids: sealing.iter().map(|secret| id_of(b"sealing", secret)).collect(),
             pending: sealer(PENDING),
             provider_tokens: sealer(PROVIDER_TOKEN),
             session_idle: TimeDelta::seconds(i64::from(settings.auth.session_idle_seconds)),
@@ -144,7 +142,7 @@ impl Keys {
                 issuer: jwt.issuer.clone(),
                 audience: jwt.audience.clone(),
                 ttl: jwt.access_token_ttl,
-                signing_id: jwt.secret_id.clone().unwrap_or_else(|| id_of(b"kid", secret)),
+                signing_id: key_id(jwt.secret_id.as_ref(), secret),
                 signing: EncodingKey::from_secret(secret.expose_secret().as_bytes()),
                 verifying,
             },
@@ -166,8 +164,17 @@ impl Keys {
         [
             ("jwt.secret", &self.jwt.signing_id),
             ("secrets.api_key_pepper", pepper),
-            ("secrets.encryption_key", &self.sealing_id),
+            ("secrets.encryption_key", self.sealing_ids.first().map_or("", String::as_str)),
         ]
+    }
+
+    /// Whether a secret that [`Self::ids`] named once still counts, as the current one or as one before it.
+    pub fn knows(&self, setting: &str, id: &str) -> bool {
+        match setting {
+            "jwt.secret" => self.jwt.verifying.iter().any(|key| key.id == id),
+            "secrets.api_key_pepper" => self.peppers.iter().any(|(known, _)| known == id),
+            _ => self.sealing_ids.iter().any(|known| known == id),
+        }
     }
 
     /// The key's digest under each pepper, with the pepper's id; the current one first.
@@ -179,6 +186,11 @@ impl Keys {
             })
             .collect()
     }
+}
+
+/// The `kid` of tokens that a secret signs.
+fn key_id(given: Option<&String>, secret: &SecretString) -> String {
+    given.cloned().unwrap_or_else(|| id_of(b"kid", secret))
 }
 
 /// Names a secret without giving anything of it away: the start of a hash over a label and the secret.

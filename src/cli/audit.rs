@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use super::open_database;
+use super::open_existing_database;
 use crate::{db::audit, settings::Database};
 
 #[derive(Debug, Parser)]
@@ -23,17 +23,18 @@ enum What {
 /// The database's.
 pub async fn run(args: Args, settings: &Database) -> anyhow::Result<ExitCode> {
     let What::Verify = args.what;
-    let pool = open_database(settings).await?;
+    let pool = open_existing_database(settings).await?;
     let verdict = audit::verify(&mut pool.reader().await?).await?;
     pool.close();
+    let database = settings.shown_url();
     Ok(match verdict.first_bad_id {
         None => {
-            println!("{} events, and each is what was written", verdict.checked);
+            println!("{} events in {database}, and each is what was written", verdict.checked);
             ExitCode::SUCCESS
         }
         Some(id) => {
             println!(
-                "event {id} is not what was written, or is missing; the {} before it are",
+                "event {id} in {database} is not what was written, or is missing; the {} before it are",
                 verdict.checked
             );
             ExitCode::FAILURE

@@ -1,6 +1,7 @@
 //! The client side, on a person's own machine: it reads no settings of the service. What `login`, `token` and
 //! `logout` share: the service's address, the tokens' file, the calls.
 
+pub mod check;
 pub mod device;
 pub mod loopback;
 pub mod pkce;
@@ -41,7 +42,7 @@ pub struct ServiceUrl(String);
 pub enum UrlError {
     #[error("it is not a URL such as https://proxy.example.com")]
     Malformed,
-    #[error("it must begin with https://")]
+    #[error("it must begin with https:// (http:// for localhost)")]
     Scheme,
     #[error("plain http would show the tokens to the network; only this machine is reached by it")]
     PlainHttp,
@@ -163,6 +164,7 @@ mod tests {
             ("", UrlError::Malformed),
             ("proxy.example.com", UrlError::Malformed),
             ("https://", UrlError::Malformed),
+            ("localhost:3555", UrlError::Scheme),
             ("ftp://proxy.example.com", UrlError::Scheme),
             ("file:///etc/passwd", UrlError::Scheme),
             ("http://proxy.example.com", UrlError::PlainHttp),

@@ -100,6 +100,9 @@ fn settings(
 }
 
 fn welcome(base: &str, key: &str, metrics: &str, bedrock: &str) -> String {
+    let program = std::env::current_exe();
+    let program =
+        program.map_or_else(|_| "bedrock_proxy".into(), |path| path.display().to_string());
     format!(
         r#"
 The Bedrock SSO Proxy runs at {base}, with a simulated Bedrock and a simulated identity
@@ -111,7 +114,7 @@ Sign in with a browser, as one of the provider's test people (admin@example.com 
 
 Sign in from a terminal, then print an access token, as Claude Code's apiKeyHelper does:
 
-    bedrock_proxy login {base} && bedrock_proxy token
+    {program} login {base} && {program} token
 
 An API key for {EMAIL}:
 

@@ -4,7 +4,7 @@ use anyhow::{Context, bail};
 use clap::{Parser, Subcommand};
 use serde_json::json;
 
-use super::{open_database, person};
+use super::{open_database, person_to_equip};
 use crate::{
     auth::{
         api_key::{self, ApiKeyText},
@@ -30,7 +30,8 @@ pub struct Args {
 enum What {
     /// Make a key and print it, this once.
     Create {
-        email: String,
+        /// Whose it is: an e-mail address, or an id in `user list`.
+        who: String,
         /// What the key is for.
         #[arg(long)]
         name: String,
@@ -43,8 +44,8 @@ enum What {
     },
     /// List keys, newest first.
     List {
-        /// Only this person's.
-        email: Option<String>,
+        /// Only this person's: an e-mail address, or an id in `user list`.
+        who: Option<String>,
     },
     /// End a key, everywhere within seconds.
     Revoke { id: i64 },
@@ -56,19 +57,19 @@ pub async fn run(args: Args, settings: &Settings) -> anyhow::Result<()> {
     let pool = open_database(&settings.database).await?;
     let mut conn = pool.writer().await?;
     match args.what {
-        What::Create { email, name, expires_in_days, never_expires } => {
+        What::Create { who, name, expires_in_days, never_expires } => {
             let days = if never_expires {
                 None
             } else {
                 expires_in_days.or(settings.api_keys.default_expiry_days)
             };
             let key =
-                create(&mut conn, &email, &name, days, &settings.api_keys, &Keys::new(settings)?)
+                create(&mut conn, &who, &name, days, &settings.api_keys, &Keys::new(settings)?)
                     .await?;
             println!("{}", key.as_str());
             eprintln!("This key is shown once; it cannot be shown again.");
         }
-        What::List { email } => list(&mut conn, email.as_deref()).await?,
+        What::List { who } => list(&mut conn, who.as_deref()).await?,
         What::Revoke { id } => revoke(&mut conn, id).await?,
     }
     drop(conn);
@@ -82,7 +83,7 @@ pub async fn run(args: Args, settings: &Settings) -> anyhow::Result<()> {
 /// A name, lifetime or number of keys that is not allowed.
 pub async fn create(
     conn: &mut Conn,
-    email: &str,
+    who: &str,
     name: &str,
     days: Option<u32>,
     rules: &ApiKeys,
@@ -94,9 +95,9 @@ pub async fn create(
     let now = db::now();
     let name = api_key::name(name)?;
     let expires_at = api_key::end(days.map(i64::from), rules, now)?;
-    let user = person(conn, email).await?;
+    let user = person_to_equip(conn, who).await?;
     if user.state != "active" {
-        bail!("{email} is {}", user.state);
+        bail!("{who} is {}", user.state);
     }
     let key = ApiKeyText::generate();
     let digests = keys.digests(&key);
@@ -120,9 +121,9 @@ pub async fn create(
     Ok(key)
 }
 
-async fn list(conn: &mut Conn, email: Option<&str>) -> anyhow::Result<()> {
-    let user_id = match email {
-        Some(email) => Some(person(conn, email).await?.id),
+async fn list(conn: &mut Conn, who: Option<&str>) -> anyhow::Result<()> {
+    let user_id = match who {
+        Some(who) => Some(person_to_equip(conn, who).await?.id),
         None => None,
     };
     println!("{:>6}  {:>6}  {:<9}  {:<6}  {:<19}  NAME", "ID", "USER", "STATUS", "HINT", "EXPIRES");

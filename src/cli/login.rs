@@ -52,6 +52,8 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         Err(error) => return Err(error.into()),
     }
     let service = Service::new(args.url.clone(), args.trust.ca_file.as_deref())?;
+    // Nor should a person be sent to an address where nothing is.
+    service.live().await?;
     let timeout = args.timeout.map(Duration::from_secs);
     let tokens = if args.device {
         with_device(&service, timeout).await?
@@ -67,13 +69,20 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
             return Err(error.into());
         }
     };
-    println!("Signed in to {}. The tokens are in {}.", args.url, file.path().display());
+    let whom = whom(&service, &tokens).await;
+    println!("Signed in to {}{whom}. The tokens are in {}.", args.url, file.path().display());
     if let Some(former) = former
         && let Err(error) = end_session(&service, &former, Utc::now()).await
     {
         eprintln!("bedrock_proxy: the former session could not be ended: {error}");
     }
     Ok(())
+}
+
+/// ` as` the address of the person, if there is one and the service tells it.
+async fn whom(service: &Service, tokens: &Tokens) -> String {
+    let email = service.me(&tokens.access_token).await.ok().and_then(|me| me.email);
+    email.map(|email| format!(" as {}", plain(&email))).unwrap_or_default()
 }
 
 /// Authorization code with PKCE, to a listener on this machine (RFC 8252).

@@ -1,8 +1,11 @@
 //! `bedrock_proxy migrate up | down | status`
 
-use std::time::Duration;
+use std::{
+    io::{IsTerminal, Write},
+    time::Duration,
+};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::{Parser, Subcommand};
 
 use crate::{
@@ -23,11 +26,14 @@ pub struct Args {
 enum What {
     /// Apply what is pending.
     Up,
-    /// Take back the newest migrations, with the data in their tables.
+    /// Take back the newest migrations, with the data in their tables; a person at a terminal is asked first.
     Down {
         /// How many.
         #[arg(long, default_value_t = 1)]
         steps: u32,
+        /// Do not ask.
+        #[arg(long)]
+        yes: bool,
     },
     /// List what is applied and what is pending.
     Status,
@@ -45,7 +51,10 @@ pub async fn run(args: Args, database: &Database) -> anyhow::Result<()> {
                 println!("nothing to apply");
             }
         }
-        What::Down { steps } => {
+        What::Down { steps, yes } => {
+            if !yes && std::io::stdin().is_terminal() && !agrees(database, steps)? {
+                bail!("nothing was taken back");
+            }
             let report = migrations::run(&pool, Step::Down(steps)).await?;
             report.changed.iter().for_each(|version| println!("took back {version}"));
             if report.changed.is_empty() {
@@ -64,6 +73,18 @@ pub async fn run(args: Args, database: &Database) -> anyhow::Result<()> {
     }
     pool.close();
     Ok(())
+}
+
+/// Asks the person at the terminal.
+fn agrees(database: &Database, steps: u32) -> anyhow::Result<bool> {
+    let database = database.shown_url();
+    print!(
+        "{steps} of the migrations of {database} go, with all data in their tables. Go on? [y/N] "
+    );
+    std::io::stdout().flush()?;
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
 /// Brings the schema up, waiting for the database as long as the settings say.

@@ -4,7 +4,10 @@ use std::{path::Path, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
-use crate::settings::{Need, Problems, Settings, surroundings};
+use crate::{
+    settings::{Need, Problems, Settings, surroundings},
+    startup,
+};
 
 #[derive(Debug, Parser)]
 pub struct Args {
@@ -35,6 +38,7 @@ pub fn run(args: &Args, file: Option<&Path>) -> anyhow::Result<ExitCode> {
                 return Err(Problems(problems).into());
             }
             println!("the settings are sound");
+            startup::notes(&settings).iter().for_each(|note| println!("note: {note}"));
             if settings.secrets.api_key_pepper.is_none() {
                 println!(
                     "note: secrets.api_key_pepper is derived from jwt.secret; set one of its own before jwt.secret \

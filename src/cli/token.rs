@@ -5,11 +5,11 @@ use std::io::Write;
 use anyhow::Context;
 use chrono::{TimeDelta, Utc};
 use clap::Parser;
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::client::{
-    ServiceUrl, Trust,
+    ServiceUrl, Trust, check,
     service::{Service, ServiceError},
     store::{self, StoreError, TokenFile},
     tokens::{ChoiceError, Tokens},
@@ -28,7 +28,8 @@ pub struct Args {
     trust: Trust,
 }
 
-/// Prints an access token. No network, no lock and no settings as long as the one at hand will do.
+/// Prints an access token. No network, no lock and no settings as long as the one at hand will do, and the service has
+/// lately been seen to take it.
 ///
 /// # Errors
 /// That nobody is signed in, or that the sign-in has ended.
@@ -37,12 +38,20 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let at_least = TimeDelta::seconds(i64::from(args.min_valid));
     let services = file.read()?;
     let (url, held) = services.choose(args.url.as_ref())?;
+    let mut refused = None;
     if held.is_fresh(at_least, Utc::now()) {
-        return print(held);
+        if held.was_checked(Utc::now())
+            || check::is_taken(&file, url, &held.access_token, &args.trust).await
+        {
+            return print(held);
+        }
+        refused = Some(&held.access_token);
     }
-    match renew(&file, url, at_least, &args.trust).await {
+    match renew(&file, url, at_least, refused, &args.trust).await {
         Ok(fresh) => print(&fresh),
-        Err(error @ (RenewError::Store(_) | RenewError::Service(_))) if held.lives(Utc::now()) => {
+        Err(error @ (RenewError::Store(_) | RenewError::Service(_)))
+            if refused.is_none() && held.lives(Utc::now()) =>
+        {
             let error = anyhow::Error::from(error);
             eprintln!("bedrock_proxy: {error:#}; the token at hand lives a little longer");
             print(held)
@@ -60,7 +69,7 @@ fn print(tokens: &Tokens) -> anyhow::Result<()> {
 
 #[derive(Debug, thiserror::Error)]
 enum RenewError {
-    #[error("the sign-in has ended: bedrock_proxy login {0}")]
+    #[error("the sign-in has ended. Sign in again: bedrock_proxy login {0}")]
     Ended(ServiceUrl),
     /// Another process signed out meanwhile.
     #[error(transparent)]
@@ -73,17 +82,20 @@ enum RenewError {
     Signals(#[source] std::io::Error),
 }
 
-/// Trades the refresh token, once among all processes: whoever waits for the lock finds the new one in the file.
+/// Trades the refresh token, once among all processes: whoever waits for the lock finds the new one in the file. An
+/// access token that the service has `refused` will not do, however long it lives.
 async fn renew(
     file: &TokenFile,
     url: &ServiceUrl,
     at_least: TimeDelta,
+    refused: Option<&SecretString>,
     trust: &Trust,
 ) -> Result<Tokens, RenewError> {
     let locked = file.lock(store::LOCK_WAIT).await?;
     let mut services = locked.read()?;
     let (_, tokens) = services.choose(Some(url))?;
-    if tokens.is_fresh(at_least, Utc::now()) {
+    let is_refused = refused.is_some_and(|refused| tokens.has(refused));
+    if tokens.is_fresh(at_least, Utc::now()) && !is_refused {
         return Ok(tokens.clone());
     }
     let spent = tokens.refresh_token.clone();

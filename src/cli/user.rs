@@ -6,7 +6,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use secrecy::ExposeSecret;
 use serde_json::json;
 
-use super::{open_database, person};
+use super::{open_database, person, person_to_equip};
 use crate::{
     auth::{AdminRule, email, jwt, keys::Keys},
     db::{
@@ -39,10 +39,15 @@ enum What {
     /// List everybody.
     List,
     /// Let a person in or lock them out, everywhere within seconds.
-    State { email: String, state: State },
+    State {
+        /// The person's e-mail address, or their id in `user list`.
+        who: String,
+        state: State,
+    },
     /// Start a session and print an access token for it.
     Token {
-        email: String,
+        /// The person's e-mail address, or their id in `user list`.
+        who: String,
         /// Seconds the token lives; at most jwt.access_token_ttl.
         #[arg(long)]
         ttl: Option<u32>,
@@ -67,14 +72,14 @@ pub async fn run(args: Args, settings: &Settings) -> anyhow::Result<()> {
             println!("{}", user.id);
         }
         What::List => list(&mut conn).await?,
-        What::State { email, state } => set_state(&mut conn, &email, state).await?,
-        What::Token { email, ttl } => {
+        What::State { who, state } => set_state(&mut conn, &who, state).await?,
+        What::Token { who, ttl } => {
             let most = settings.jwt.access_token_ttl;
             let ttl = ttl.unwrap_or(most);
             if !(1..=most).contains(&ttl) {
                 bail!("--ttl must be 1 to {most} seconds (jwt.access_token_ttl)");
             }
-            println!("{}", token(&mut conn, &email, ttl, &Keys::new(settings)?).await?);
+            println!("{}", token(&mut conn, &who, ttl, &Keys::new(settings)?).await?);
         }
     }
     drop(conn);
@@ -138,15 +143,15 @@ async fn list(conn: &mut Conn) -> anyhow::Result<()> {
     }
 }
 
-async fn set_state(conn: &mut Conn, email: &str, state: State) -> anyhow::Result<()> {
-    let user = person(conn, email).await?;
+async fn set_state(conn: &mut Conn, who: &str, state: State) -> anyhow::Result<()> {
+    let user = person(conn, who).await?;
     let state = match state {
         State::Active => "active",
         State::Disabled => "disabled",
     };
     // An operator may also lock out the last admin: this is the way back in.
     UserRecord::set_state(conn, user.id, state, false, db::now(), &Origin::operator()).await?;
-    println!("{email} is {state}");
+    println!("{who} (person {}, {}) is {state}", user.id, user.provider);
     Ok(())
 }
 
@@ -154,8 +159,8 @@ async fn set_state(conn: &mut Conn, email: &str, state: State) -> anyhow::Result
 ///
 /// # Errors
 /// That there is no such person, or the database's.
-pub async fn token(conn: &mut Conn, email: &str, ttl: u32, keys: &Keys) -> anyhow::Result<String> {
-    let user = person(conn, email).await?;
+pub async fn token(conn: &mut Conn, who: &str, ttl: u32, keys: &Keys) -> anyhow::Result<String> {
+    let user = person_to_equip(conn, who).await?;
     let now = db::now();
     let session = uuid::Uuid::new_v4().to_string();
     let expires_at =
@@ -169,7 +174,7 @@ pub async fn token(conn: &mut Conn, email: &str, ttl: u32, keys: &Keys) -> anyho
         ..Event::new(now, "session_created", &origin)
     };
     if !SessionRecord::create(conn, &new, None, None, event).await? {
-        bail!("{email} is {}", user.state);
+        bail!("{who} is {}", user.state);
     }
     Ok(jwt::issue(&keys.jwt, user.id, &session, ttl, now)?.expose_secret().to_owned())
 }

@@ -160,6 +160,17 @@ impl UserRecord {
         Ok(found?)
     }
 
+    /// Everybody with this address, in any spelling of its letters, proven or not.
+    pub async fn with_email(conn: &mut Conn, email: &str) -> Result<Vec<Self>, DbError> {
+        on_conn!(conn, c => users::table
+            .filter(lower(users::email).eq(email.to_ascii_lowercase()))
+            .order(users::id)
+            .select(Self::as_select())
+            .load(c)
+            .await
+            .map_err(DbError::from))
+    }
+
     /// Everybody, oldest first, `limit` from `after` (an id) on.
     pub async fn list(conn: &mut Conn, after: i64, limit: i64) -> Result<Vec<Self>, DbError> {
         let query = users::table.filter(users::id.gt(after)).order(users::id).limit(limit);

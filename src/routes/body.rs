@@ -244,7 +244,7 @@ fn form_fields(request: &HttpRequest, body: &[u8]) -> Result<Map<String, Value>,
     Ok(fields)
 }
 
-/// A JSON body that is still to be read. A handler reads it once it knows who calls: what is wrong with a body is told
+/// A JSON body that is still to be read; none at all has no fields. A handler reads it once it knows who calls: what is wrong with a body is told
 /// to nobody who may not send one.
 pub struct Body<T> {
     request: HttpRequest,
@@ -258,6 +258,9 @@ impl<T: DeserializeOwned> Body<T> {
     pub async fn read(self) -> Result<T, ApiError> {
         let worker = extract::worker(&self.request)?;
         let body = read_small(&self.request, self.payload, SMALL, &worker.shared).await?;
+        if body.is_empty() {
+            return typed(Map::new().into());
+        }
         if content_type(&self.request) != "application/json" {
             let message = "This takes JSON (Content-Type: application/json).";
             return Err(ApiError::new(Code::UnsupportedMediaType, message));

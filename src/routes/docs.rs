@@ -81,9 +81,9 @@ pub fn document() -> Value {
         })
         .build();
     strip_patterns(&mut derived);
-    complete(&mut derived);
     let overlay: Value = serde_yaml::from_str(OVERLAY).unwrap_or_default();
     merge(&mut derived, overlay);
+    complete(&mut derived);
     derived
 }
 
@@ -100,10 +100,11 @@ fn complete(document: &mut Value) {
     let Some(paths) = document.get_mut("paths").and_then(Value::as_object_mut) else { return };
     for (path, item) in paths {
         for (method, operation) in item.as_object_mut().into_iter().flatten() {
-            if let Some(responses) = operation.get_mut("responses").and_then(Value::as_object_mut) {
-                responses
-                    .entry("200")
-                    .or_insert_with(|| json!({ "description": "As described above" }));
+            if let Some(responses) = operation.get_mut("responses").and_then(Value::as_object_mut)
+                && !responses.keys().any(|status| status.starts_with(['2', '3']))
+            {
+                let described = json!({ "description": "As described above" });
+                responses.insert("200".to_owned(), described);
             }
             if let Some(Value::String(id)) = operation.get_mut("operationId") {
                 let slash = path.len() > 1 && path.ends_with('/');

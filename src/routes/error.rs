@@ -619,13 +619,21 @@ pub const LONGEST_CAUSE: usize = 200;
 
 /// A query string that does not fit the parameters of its route.
 pub fn query(error: &actix_web::error::QueryPayloadError) -> ApiError {
-    let message = format!("The query is wrong: {}.", brief(&error.to_string(), LONGEST_CAUSE));
+    let cause = match error {
+        actix_web::error::QueryPayloadError::Deserialize(cause) => cause.to_string(),
+        other => other.to_string(),
+    };
+    let message = format!("The query is wrong: {}.", brief(&cause, LONGEST_CAUSE));
     ApiError::new(Code::InvalidParameter, message)
 }
 
 /// A part of the path that is not what stands in its place, such as an id that is no number (SEC-101).
 pub fn path(error: &actix_web::error::PathError) -> ApiError {
-    let message = format!("The path is wrong: {}.", brief(&error.to_string(), LONGEST_CAUSE));
+    let cause = match error {
+        actix_web::error::PathError::Deserialize(cause) => cause.to_string(),
+        other => other.to_string(),
+    };
+    let message = format!("The path is wrong: {}.", brief(&cause, LONGEST_CAUSE));
     ApiError::new(Code::InvalidParameter, message)
 }
 

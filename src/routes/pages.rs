@@ -41,7 +41,7 @@ pub fn configure(config: &mut web::ServiceConfig) {
             // Clients probe the base address, too.
             web::resource("/").route(web::get().to(home)).route(web::head().to(HttpResponse::Ok)),
         )
-        .route("/login", web::get().to(login))
+        .service(web::resource("/login").route(web::get().to(login)))
         .service(
             web::resource("/login/cli")
                 .route(web::get().to(ask_for_cli))
@@ -100,7 +100,9 @@ async fn login(query: Query<LoginQuery>, worker: Data<Worker>) -> HttpResponse {
     let next = query.next.as_deref().and_then(redirect::local_path);
     let reachable = worker.shared.actors.reachable.load();
     let link = |offer: &'_ crate::state::Offer| {
-        let begin = format!("/auth/authorize/{}", offer.name);
+        // By the name that the provider sends browsers back to: a cookie of another (127.0.0.1 for localhost) does not
+        // come along.
+        let begin = format!("{}/auth/authorize/{}", worker.shared.sign_in.public_url, offer.name);
         match next {
             Some(next) => {
                 let next =

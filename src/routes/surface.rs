@@ -308,6 +308,12 @@ fn check_head(request: &HttpRequest, worker: &Worker, inference: bool) -> Result
             "The request needs exactly one valid Host header.",
         ));
     };
+    // RFC 9112, section 3.2.2: an authority in the target goes before Host. Where both are there, both are this.
+    let target = request.uri().authority().map(|authority| authority.as_str());
+    if target.is_some_and(|target| !target.eq_ignore_ascii_case(host)) {
+        let message = "The request's target and its Host header name different hosts.";
+        return Err(ApiError::new(Code::InvalidParameter, message));
+    }
     // Probes and balancers call by address.
     let checked = !inference && !request.path().starts_with("/health");
     let known = &worker.shared.hosts;

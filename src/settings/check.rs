@@ -218,9 +218,11 @@ fn jwt(check: &mut Check, jwt: &Jwt) {
     let mut ids: Vec<&str> = jwt.secret_id.iter().map(String::as_str).collect();
     for previous in &jwt.previous_secrets {
         secret(check, "jwt.previous_secrets", &previous.secret);
-        let new = !ids.contains(&previous.id.as_str());
-        check.that(new, "jwt.previous_secrets", format!("the id `{}` is used twice", previous.id));
-        ids.push(&previous.id);
+        if let Some(id) = &previous.id {
+            let new = !ids.contains(&id.as_str());
+            check.that(new, "jwt.previous_secrets", format!("the id `{id}` is used twice"));
+            ids.push(id);
+        }
         let same = jwt.secret.as_ref().map(SecretString::expose_secret)
             == Some(previous.secret.expose_secret());
         check.that(!same, "jwt.previous_secrets", "holds the current secret too");

@@ -7,10 +7,11 @@ use std::{
 };
 
 use config::{Config, File, FileFormat};
+use secrecy::ExposeSecret;
 use serde_json::{Map, Value};
 use serde_path_to_error::Segment;
 
-use super::{Settings, check};
+use super::{Database, Settings, check};
 
 /// `settings/default.yaml`, compiled in: the defaults, and the list of known keys.
 pub const DEFAULTS: &str = include_str!("../../settings/default.yaml");
@@ -388,8 +389,12 @@ fn typed(mut tree: Value, defaults: &Value, problems: &mut Vec<Problem>) -> Opti
             |secret: &&str| secret.strip_prefix(&path).is_some_and(|rest| rest.starts_with('.'));
         let secret = SECRETS.iter().any(|secret| path.starts_with(secret) || inside(secret))
             || path.contains("secret");
-        let message =
-            if secret { "has the wrong type".to_owned() } else { error.inner().to_string() };
+        let told = error.inner().to_string();
+        let message = if secret && !told.starts_with("missing field `") {
+            "has the wrong type".to_owned()
+        } else {
+            told
+        };
         problems.push(Problem::new(&path, message));
         // By segment: a key of an open map may hold dots itself. Lists are replaced as a whole.
         let segments = error.path().iter().map_while(|segment| match segment {
@@ -431,6 +436,13 @@ fn mask(mut tree: Value) -> Value {
         }
     }
     tree
+}
+
+impl Database {
+    /// Its URL as it may be shown: without a password.
+    pub fn shown_url(&self) -> String {
+        mask_url(self.url.expose_secret())
+    }
 }
 
 /// A URL of Postgres with the password and all parameters masked: one of them may be a password too.

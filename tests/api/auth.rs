@@ -241,10 +241,15 @@ async fn a_token_of_a_previous_secret_holds_until_its_end_date() {
             .unwrap()
             .to_owned()
     };
-    for (until, wanted) in [("2100-01-01T00:00:00Z", 200), ("2020-01-01T00:00:00Z", 401)] {
+    let named = format!("id: {id}, ");
+    for (id, until, wanted) in [
+        (named.as_str(), "2100-01-01T00:00:00Z", 200),
+        ("", "2100-01-01T00:00:00Z", 200),
+        ("", "2020-01-01T00:00:00Z", 401),
+    ] {
         app.stopped().await;
         app.environment.retain(|(name, _)| !name.starts_with("BEDROCK_JWT__"));
-        let previous = format!("[{{id: {id}, secret: {SECRET}, until: '{until}'}}]");
+        let previous = format!("[{{{id}secret: {SECRET}, until: '{until}'}}]");
         app.environment.push(("BEDROCK_JWT__PREVIOUS_SECRETS".into(), previous));
         app.environment.push((
             "BEDROCK_JWT__SECRET".into(),
@@ -327,6 +332,9 @@ async fn a_host_that_is_not_ours_is_refused_on_the_api_and_nowhere_else() {
     assert_eq!(raw("evil.example.com", "/api/usage/records").await, 400);
     assert_eq!(raw("evil.example.com", "/health/live").await, 200);
     assert_eq!(raw("a b", "/health/live").await, 400);
+    let records = |host: &str| format!("http://{host}/api/usage/records");
+    assert_eq!(raw("proxy.example.com", &records("proxy.example.com")).await, 200);
+    assert_eq!(raw("proxy.example.com", &records("evil.example.com")).await, 400);
     let reply = app.get("/health/live").send().await;
     assert_eq!(
         reply.header("strict-transport-security"),

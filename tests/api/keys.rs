@@ -155,6 +155,25 @@ async fn a_key_without_an_end_is_made_where_that_is_allowed() {
     assert!(usual["expires_at"].is_string());
 }
 
+#[actix_web::test]
+async fn a_key_is_rotated_without_a_body_as_with_an_empty_one() {
+    let app = TestServerBuilder::new().sign_in().start().await;
+    let browser = app.signed_in(DEVELOPER).await;
+    let mut id =
+        browser.api("POST", "/api/keys", Some(&json!({"name": "x"}))).await.json()["id"].clone();
+
+    for body in [None, Some(json!({}))] {
+        let reply = browser.api("POST", &format!("/api/keys/{id}/rotate"), body.as_ref()).await;
+        assert_eq!(reply.status, 201, "{reply:?}");
+        assert_eq!(reply.json()["replaces"], id);
+        id = reply.json()["id"].clone();
+    }
+
+    let nameless = browser.api("POST", "/api/keys", None).await;
+    assert_eq!(nameless.status, 400);
+    assert!(nameless.json()["error"].to_string().contains("name"), "{nameless:?}");
+}
+
 on_both_databases!(a_rotated_key_goes_on_for_its_overlap, backend => {
     let app = builder().backend(backend).start().await;
     let browser = app.signed_in(DEVELOPER).await;

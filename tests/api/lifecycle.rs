@@ -138,6 +138,36 @@ fn serve(environment: &[(String, String)], log: &Arc<Mutex<Vec<u8>>>) -> (Child,
 }
 
 #[actix_web::test]
+async fn a_secret_that_is_replaced_without_the_one_before_it_is_warned_of_at_the_start() {
+    let mut process = Process::start().await;
+    let warned = |process: &Process| {
+        String::from_utf8_lossy(&process.log()).matches("this secret changed").count()
+    };
+    let mut rotate = async |secret: &str, previous: Option<&str>| {
+        process.signal("-TERM");
+        assert_eq!(process.ended(Duration::from_secs(10)).await, Some(0));
+        process.environment.retain(|(name, _)| !name.starts_with("BEDROCK_JWT__"));
+        process.environment.push(("BEDROCK_JWT__SECRET".into(), secret.into()));
+        let file = process.folder().join("config.yaml");
+        let list = previous.map(|secret| {
+            format!(
+                "jwt: {{previous_secrets: [{{secret: {secret}, until: 2100-01-01T00:00:00Z}}]}}"
+            )
+        });
+        std::fs::write(&file, list.unwrap_or_default()).unwrap();
+        let file = file.display().to_string();
+        process.environment.push(("BEDROCK_CONFIG_FILE".into(), file));
+        (process.child, process.url) = serve(&process.environment, &process.log);
+        warned(&process)
+    };
+
+    let (second, third) =
+        ("a-second-secret-of-32-bytes-or-more-1", "a-third-secret-of-32-bytes-or-more-23");
+    assert_eq!(rotate(second, Some(crate::helpers::SECRET)).await, 0);
+    assert!(rotate(third, None).await > 0);
+}
+
+#[actix_web::test]
 async fn fifty_live_streams_finish_while_the_service_stops() {
     let mut app = spawn_app().await;
     let key = app.create_key(PERSON).await;

@@ -14,6 +14,7 @@ mod auth;
 mod bedrock;
 mod cli;
 mod clients;
+mod command_line;
 mod docs;
 mod example;
 mod faults;

@@ -267,7 +267,11 @@ on_both_databases!(whom_the_provider_does_not_vouch_for_any_more_loses_access_un
         app.identity().misbehave(Some(fault));
         assert_eq!(recheck(&app).await, 0, "{fault}");
     }
+    let failing = || async { app.shared().actors.reachable.load()["sso"].is_err() };
+    assert!(failing().await, "the health check tells");
     app.identity().misbehave(None);
+    assert_eq!(recheck(&app).await, 0, "both are vouched for again");
+    assert!(!failing().await);
     assert_eq!(developer.get("/auth/me").await.status, 200);
 
     app.identity().forget_person(DEVELOPER);

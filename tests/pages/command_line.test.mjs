@@ -89,7 +89,7 @@ async function relay() {
 journey("the command line signs in, shares one refresh among many, and signs out", async (open) => {
   const [page, place] = [await open(), await home()];
   const said = succeeded(await login(place, page, allow));
-  assert(said.includes(`Signed in to ${SERVICE}.`) && !/SSO[A-Z]_|eyJ/.test(said), said);
+  assert(said.includes(`Signed in to ${SERVICE} as ${DEVELOPER}.`) && !/SSO[A-Z]_|eyJ/.test(said), said);
   assert.equal((await stat(place.file)).mode & 0o777, 0o600);
   const first = succeeded(await place.run("token").ended);
   assert.match(first, /^eyJ[\w-]+\.[\w-]+\.[\w-]+$/);

@@ -18,6 +18,10 @@ use crate::tls;
 
 const CONNECT: Duration = Duration::from_secs(5);
 const TOTAL: Duration = Duration::from_secs(15);
+/// For what is only good to know: a person or a program waits meanwhile.
+const BRIEF: Duration = Duration::from_secs(2);
+/// For finding out whether anything is at an address at all.
+const LIVE: Duration = Duration::from_secs(10);
 const LONGEST_ANSWER: usize = 1 << 20;
 /// Before the one other attempt to connect.
 const BREATH: Duration = Duration::from_millis(500);
@@ -44,6 +48,18 @@ pub enum ServiceError {
     },
     #[error("the answer of {0} is not one that this bedrock_proxy understands")]
     Malformed(ServiceUrl),
+}
+
+/// Why an address is not one to sign in at.
+#[derive(Debug, thiserror::Error)]
+pub enum NotThere {
+    #[error(
+        "nothing answers at {url}: {why}; is the address right, and does it begin with https:// or http:// as the \
+         service does?"
+    )]
+    Silent { url: ServiceUrl, why: String },
+    #[error("this does not look like a Bedrock SSO Proxy at {url}: /health/live answered {status}")]
+    Foreign { url: ServiceUrl, status: u16 },
 }
 
 fn said(text: &str) -> String {
@@ -75,6 +91,12 @@ fn usual_interval() -> u64 {
     5
 }
 
+/// Whose a token is.
+#[derive(Debug, Deserialize)]
+pub struct Me {
+    pub email: Option<String>,
+}
+
 #[derive(Deserialize)]
 struct Granted {
     access_token: SecretString,
@@ -101,6 +123,7 @@ impl Granted {
         sound.then_some(())?;
         Some(Tokens {
             access_issued_at: Some(asked_at),
+            checked_at: Some(asked_at),
             access_expires_at: end(self.expires_in)?,
             refresh_expires_at: end(self.refresh_expires_in)?,
             access_token: self.access_token,
@@ -136,6 +159,34 @@ impl Service {
             ))
             .finish();
         Ok(Self { url, client })
+    }
+
+    /// Whether a service is there, before anything is asked of a person.
+    ///
+    /// # Errors
+    /// [`NotThere`]
+    pub async fn live(&self) -> Result<(), NotThere> {
+        let silent = |why| NotThere::Silent { url: self.url.clone(), why };
+        let sent = self.client.get(self.url.join("/health/live")).timeout(LIVE).send();
+        match tokio::time::timeout(LIVE, sent).await {
+            Ok(Ok(answer)) if answer.status() == StatusCode::OK => Ok(()),
+            Ok(Ok(answer)) => {
+                Err(NotThere::Foreign { url: self.url.clone(), status: answer.status().as_u16() })
+            }
+            Ok(Err(error)) => Err(silent(plain(&error.to_string()))),
+            Err(_) => Err(silent(format!("{} s have passed", LIVE.as_secs()))),
+        }
+    }
+
+    /// Asks whose an access token is, which the service tells only of one that it takes.
+    ///
+    /// # Errors
+    /// That there was no answer soon, or what it was.
+    pub async fn me(&self, access_token: &SecretString) -> Result<Me, ServiceError> {
+        let request = self.client.get(self.url.join("/auth/me")).timeout(BRIEF);
+        let sent = request.bearer_auth(access_token.expose_secret()).send();
+        let answer = self.answer(sent, BRIEF).await?;
+        serde_json::from_slice(&answer).map_err(|_| ServiceError::Malformed(self.url.clone()))
     }
 
     /// Trades the code of a browser sign-in.
@@ -196,7 +247,7 @@ impl Service {
     /// As above.
     pub async fn logout(&self, access_token: &SecretString) -> Result<(), ServiceError> {
         let request = self.client.post(self.url.join("/auth/logout"));
-        match self.answer(request.bearer_auth(access_token.expose_secret()).send()).await {
+        match self.answer(request.bearer_auth(access_token.expose_secret()).send(), TOTAL).await {
             Ok(_) | Err(ServiceError::Refused { status: 401, .. }) => Ok(()),
             Err(error) => Err(error),
         }
@@ -212,15 +263,19 @@ impl Service {
     }
 
     async fn post(&self, path: &str, body: &Value) -> Result<Bytes, ServiceError> {
-        self.answer(self.client.post(self.url.join(path)).send_json(body)).await
+        self.answer(self.client.post(self.url.join(path)).send_json(body), TOTAL).await
     }
 
-    /// The body of a success.
-    async fn answer(&self, sent: SendClientRequest) -> Result<Bytes, ServiceError> {
+    /// The body of a success that comes `within` that time.
+    async fn answer(
+        &self,
+        sent: SendClientRequest,
+        within: Duration,
+    ) -> Result<Bytes, ServiceError> {
         let lost = |why: String| ServiceError::Lost { url: self.url.clone(), why };
-        let answered = tokio::time::timeout(TOTAL, async {
+        let answered = tokio::time::timeout(within, async {
             let answer = sent.await.map_err(|error| self.unsent(&error))?;
-            let mut answer = answer.timeout(TOTAL);
+            let mut answer = answer.timeout(within);
             let seconds = answer.headers().get(header::RETRY_AFTER);
             let retry_after = seconds.and_then(|value| value.to_str().ok()?.trim().parse().ok());
             let body = answer.body().limit(LONGEST_ANSWER).await;
@@ -228,7 +283,7 @@ impl Service {
             judge(&self.url, answer.status(), retry_after.map(Duration::from_secs), &body)?;
             Ok(body)
         });
-        answered.await.unwrap_or_else(|_| Err(lost(format!("{} s have passed", TOTAL.as_secs()))))
+        answered.await.unwrap_or_else(|_| Err(lost(format!("{} s have passed", within.as_secs()))))
     }
 
     fn unsent(&self, error: &SendRequestError) -> ServiceError {

@@ -10,6 +10,9 @@ use super::ServiceUrl;
 
 /// A token from so far in the future was made under another clock.
 const CLOCK_SLACK: TimeDelta = TimeDelta::seconds(60);
+/// For so long the service's word on an access token counts. Short enough that a program that runs `token` again soon
+/// gets a new one, long enough that most runs need no network.
+const CHECK_COUNTS: TimeDelta = TimeDelta::seconds(60);
 
 /// What a sign-in, or a refresh, gave.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -23,6 +26,9 @@ pub struct Tokens {
     #[serde(serialize_with = "expose")]
     pub refresh_token: SecretString,
     pub refresh_expires_at: DateTime<Utc>,
+    /// When the service last gave or took the access token; without it, that is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checked_at: Option<DateTime<Utc>>,
 }
 
 fn expose<S: Serializer>(secret: &SecretString, serializer: S) -> Result<S::Ok, S::Error> {
@@ -41,6 +47,16 @@ impl Tokens {
         let at_least = life.map_or(at_least, |life| at_least.min(life / 2));
         let from_the_future = self.access_issued_at.is_some_and(|at| at - now > CLOCK_SLACK);
         self.lives(now) && self.access_expires_at - now >= at_least && !from_the_future
+    }
+
+    /// Whether the service found the access token good so recently that it need not be asked.
+    pub fn was_checked(&self, now: DateTime<Utc>) -> bool {
+        self.checked_at.is_some_and(|at| now - at <= CHECK_COUNTS && at - now <= CLOCK_SLACK)
+    }
+
+    /// Whether this is the access token, and not one from before or after a refresh.
+    pub fn has(&self, access_token: &SecretString) -> bool {
+        self.access_token.expose_secret() == access_token.expose_secret()
     }
 }
 
@@ -87,6 +103,24 @@ impl Services {
         self.0.insert(url, tokens)
     }
 
+    /// Notes that the service took this access token; answers whether that is news.
+    pub fn note_checked(
+        &mut self,
+        url: &ServiceUrl,
+        access_token: &SecretString,
+        at: DateTime<Utc>,
+    ) -> bool {
+        let Some(tokens) = self.0.get_mut(url).filter(|tokens| tokens.has(access_token)) else {
+            return false;
+        };
+        // Of many processes that asked at once, one writes.
+        let news = !tokens.was_checked(at);
+        if news {
+            tokens.checked_at = Some(at);
+        }
+        news
+    }
+
     pub fn remove(&mut self, url: &ServiceUrl) -> Option<Tokens> {
         self.0.remove(url)
     }
@@ -112,6 +146,7 @@ mod tests {
             access_expires_at: time("2026-11-21T10:00:00Z"),
             refresh_token: format!("SSOR_{access}").into(),
             refresh_expires_at: time("2026-12-21T09:00:00Z"),
+            checked_at: Some(time("2026-11-21T09:00:00Z")),
         }
     }
 
@@ -184,6 +219,33 @@ mod tests {
 
         assert!(tokens.is_fresh(TimeDelta::zero(), time("2026-11-21T08:59:30Z")));
         assert!(!tokens.is_fresh(TimeDelta::zero(), time("2026-11-20T09:00:00Z")));
+    }
+
+    #[test]
+    fn the_service_s_word_counts_for_a_minute() {
+        let mut tokens = tokens("a");
+        let counts = |tokens: &Tokens, at: &str| tokens.was_checked(time(at));
+        assert!(counts(&tokens, "2026-11-21T09:01:00Z"));
+        assert!(!counts(&tokens, "2026-11-21T09:01:01Z"));
+        assert!(counts(&tokens, "2026-11-21T08:59:30Z"));
+        assert!(!counts(&tokens, "2026-11-20T09:00:00Z"), "from the future");
+
+        tokens.checked_at = None;
+        assert!(!counts(&tokens, "2026-11-21T09:00:00Z"));
+    }
+
+    #[test]
+    fn a_check_is_noted_of_the_token_that_was_checked_and_once() {
+        let mut services = services(&["a.example.com"]);
+        let at = time("2026-11-21T09:30:00Z");
+        let mut note =
+            |host: &str, token: &str| services.note_checked(&url(host), &token.into(), at);
+
+        assert!(!note("a.example.com", "the former"));
+        assert!(!note("b.example.com", "a.example.com"));
+        assert!(note("a.example.com", "a.example.com"));
+        assert!(!note("a.example.com", "a.example.com"), "another process was first");
+        assert_eq!(services.choose(None).unwrap().1.checked_at, Some(at));
     }
 
     #[test]

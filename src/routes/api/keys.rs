@@ -148,7 +148,7 @@ impl From<CreateError> for ApiError {
 }
 
 fn no_such_key() -> ApiError {
-    ApiError::new(Code::NotFound, "You have no such key.")
+    ApiError::new(Code::NotFound, "There is no such key.")
 }
 
 /// Make a key

@@ -109,7 +109,8 @@ impl Failed {
     }
 
     fn expired(reason: &'static str) -> Self {
-        let message = "This sign-in took too long, was finished already, or began in another browser. Start again.";
+        let message = "This sign-in took too long, was finished already, or began in another browser or under another \
+                       address of this service. Start again.";
         Self::new(ApiError::new(Code::LoginExpired, message), reason)
     }
 
@@ -166,7 +167,7 @@ async fn come_back(
             tracing::warn!(
                 provider,
                 error = &*error as &dyn std::error::Error,
-                "a sign-in is not believed"
+                "a sign-in could not be finished with the provider"
             );
             let reason = error.as_str();
             Failed::new(of_provider(&error).caused_by(error), reason)

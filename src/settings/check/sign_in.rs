@@ -91,6 +91,10 @@ fn provider(check: &mut Check, name: &str, provider: &Provider) {
     let secret = provider.client_secret.as_ref().is_some_and(|s| !s.expose_secret().is_empty());
     // A public client proves by PKCE that it is the one that asked.
     check.that(secret || provider.pkce, &key("client_secret"), "is required without pkce");
+    let kind = provider.kind(name);
+    let confidential = matches!(kind, Kind::Google | Kind::Github);
+    let message = "is required: this provider gives no token without it";
+    check.that(secret || !provider.pkce || !confidential, &key("client_secret"), message);
     for (field, url) in [
         ("issuer", &provider.issuer),
         ("authorization_url", &provider.authorization_url),
@@ -106,7 +110,7 @@ fn provider(check: &mut Check, name: &str, provider: &Provider) {
     if let Some(domain) = &provider.domain {
         check.that(email::is_domain(domain), &key("domain"), "is a host name, without https://");
     }
-    match provider.kind(name) {
+    match kind {
         Kind::Google | Kind::Github | Kind::Gitlab => {}
         Kind::Microsoft => {
             let tenant = provider.tenant_id.as_deref().unwrap_or("common");

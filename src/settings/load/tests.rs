@@ -267,7 +267,7 @@ fn a_list_in_brackets_is_read_as_yaml() {
 
     let old = &settings.jwt.previous_secrets[0];
     assert_eq!(
-        (old.id.as_str(), old.until.to_rfc3339().as_str()),
+        (old.id.as_deref().unwrap(), old.until.to_rfc3339().as_str()),
         ("old", "2027-01-31T00:00:00+00:00")
     );
     assert_eq!(old.secret.expose_secret(), format!("{SOUND}-previous"));

@@ -108,7 +108,9 @@ async fn a_next_that_leads_away_is_refused_and_shown_to_nobody() {
         let login = app.browser().get(&format!("/login?{query}")).await;
         assert_eq!(login.status, 200, "{next:?}");
         let html = text(&login);
-        assert!(html.contains("href=\"/auth/authorize/sso\""), "{next:?}: {html}");
+        // To the name that the provider sends browsers back to, by whatever name they come here.
+        let begin = format!("href=\"{}/auth/authorize/sso\"", app.shared().sign_in.public_url);
+        assert!(begin.contains("http://localhost:") && html.contains(&begin), "{next:?}: {html}");
         assert!(!html.contains("evil") && !html.contains("alert"), "{next:?}: {html}");
         assert!(!sets_cookie(&login, "a"), "{next:?}");
     }

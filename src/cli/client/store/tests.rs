@@ -28,6 +28,7 @@ fn tokens(access: &str) -> Tokens {
         access_expires_at: time("2026-11-21T10:00:00Z"),
         refresh_token: format!("SSOR_{access}").into(),
         refresh_expires_at: time("2026-12-21T09:00:00Z"),
+        checked_at: Some(time("2026-11-21T09:00:00Z")),
     }
 }
 
@@ -105,8 +106,24 @@ async fn the_form_is_the_documented_one() {
             "access_expires_at": "2026-11-21T10:00:00Z",
             "refresh_token": "SSOR_a.example.com",
             "refresh_expires_at": "2026-12-21T09:00:00Z",
+            "checked_at": "2026-11-21T09:00:00Z",
         }}})
     );
+}
+
+#[actix_web::test]
+async fn a_file_of_an_older_or_a_later_release_is_read() {
+    let (_folder, file) = written(&["a.example.com"]).await;
+    let mut content: Value = serde_json::from_slice(&fs::read(file.path()).unwrap()).unwrap();
+    let tokens = &mut content["services"]["https://a.example.com"];
+    tokens.as_object_mut().unwrap().remove("checked_at");
+    tokens["of_a_later_release"] = json!({ "a": [1] });
+    content["of_a_later_release"] = json!(true);
+    fs::write(file.path(), content.to_string()).unwrap();
+
+    let read = file.read().unwrap();
+
+    assert_eq!(read.choose(None).unwrap().1.checked_at, None);
 }
 
 #[actix_web::test]

@@ -58,7 +58,9 @@ fn what_is_wrong_with_a_provider_is_named() {
         ("corp", "issuer: nonsense", "issuer", "https"),
         ("google", "token_url: 'http://169.254.169.254/'", "token_url", "https"),
         ("google", "client_id: ''", "client_id", "is required"),
-        ("google", "pkce: false, client_secret: ''", "client_secret", "without pkce"),
+        ("google", "client_secret: ''", "client_secret", "gives no token without it"),
+        ("github", "client_secret: ''", "client_secret", "gives no token without it"),
+        ("gitlab", "pkce: false, client_secret: ''", "client_secret", "without pkce"),
     ] {
         let yaml = provider(name, fields).replace("client_id: id, client_secret: s3cret, ", {
             // A key that is given is not given twice.
