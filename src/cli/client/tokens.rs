@@ -127,19 +127,19 @@ impl Services {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn time(text: &str) -> DateTime<Utc> {
+    pub fn time(text: &str) -> DateTime<Utc> {
         text.parse().unwrap()
     }
 
-    fn url(host: &str) -> ServiceUrl {
+    pub fn url(host: &str) -> ServiceUrl {
         format!("https://{host}").parse().unwrap()
     }
 
     /// Tokens of an hour's life, from 09:00.
-    fn tokens(access: &str) -> Tokens {
+    pub fn tokens(access: &str) -> Tokens {
         Tokens {
             access_token: access.into(),
             access_issued_at: Some(time("2026-11-21T09:00:00Z")),
@@ -150,7 +150,7 @@ mod tests {
         }
     }
 
-    fn services(hosts: &[&str]) -> Services {
+    pub fn services(hosts: &[&str]) -> Services {
         let mut services = Services::default();
         for host in hosts {
             services.insert(url(host), tokens(host));

@@ -1,44 +1,15 @@
 use std::{collections::BTreeMap, os::unix::fs::symlink};
 
-use chrono::{DateTime, Utc};
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::cli::client::{
-    ServiceUrl,
-    tokens::{ChoiceError, Tokens},
+use crate::cli::client::tokens::{
+    ChoiceError,
+    tests::{services, time, url},
 };
 
 const AT_ONCE: Duration = Duration::from_millis(1);
-
-fn time(text: &str) -> DateTime<Utc> {
-    text.parse().unwrap()
-}
-
-fn url(host: &str) -> ServiceUrl {
-    format!("https://{host}").parse().unwrap()
-}
-
-/// Tokens of an hour's life, from 09:00.
-fn tokens(access: &str) -> Tokens {
-    Tokens {
-        access_token: access.into(),
-        access_issued_at: Some(time("2026-11-21T09:00:00Z")),
-        access_expires_at: time("2026-11-21T10:00:00Z"),
-        refresh_token: format!("SSOR_{access}").into(),
-        refresh_expires_at: time("2026-12-21T09:00:00Z"),
-        checked_at: Some(time("2026-11-21T09:00:00Z")),
-    }
-}
-
-fn services(hosts: &[&str]) -> Services {
-    let mut services = Services::default();
-    for host in hosts {
-        services.insert(url(host), tokens(host));
-    }
-    services
-}
 
 fn place() -> (tempfile::TempDir, TokenFile) {
     let folder = tempfile::tempdir().unwrap();
