@@ -8,9 +8,11 @@ use std::{cmp::Reverse, collections::BTreeMap, fmt, sync::LazyLock};
 
 use serde::Deserialize;
 
-pub use self::names::{PREFIXES, foundation, without_prefix};
 use self::names::{derived, is_bedrock, prefixes_of, undecorated, without_marker};
-use crate::settings::{self, Alias, InferenceProfile, Prefixes};
+use crate::{
+    bedrock::model_id::foundation,
+    settings::{self, Alias, InferenceProfile, Prefixes},
+};
 
 /// A name that is longer leads nowhere: Bedrock's own ids are no longer (AWS docs, "InvokeModel").
 const LONGEST: usize = 2048;

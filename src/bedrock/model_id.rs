@@ -1,4 +1,5 @@
-//! The model a call names: read from the raw path, checked, and written back as one path segment.
+//! The model a call names: read from the raw path, checked, and written back as one path segment; and what the text of an
+//! id says of its inference profile and foundation model.
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
@@ -6,6 +7,9 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_perc
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 const LONGEST: usize = 2048;
+
+/// What inference profiles put before the id of a model, with a dot.
+pub const PREFIXES: [&str; 9] = ["us", "eu", "apac", "jp", "au", "global", "us-gov", "ca", "sa"];
 
 /// A Bedrock model id or ARN: 1 to 2048 bytes of `[A-Za-z0-9.:_/-]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -167,6 +171,34 @@ fn check_arn(text: &str, rules: &ArnRules) -> Result<String, ModelIdError> {
         return Err(ModelIdError::Account);
     }
     Ok(region.to_owned())
+}
+
+/// The id without the prefix of an inference profile, if what is left begins with a provider.
+pub fn without_prefix(id: &str) -> &str {
+    match id.split_once('.') {
+        Some((prefix, rest)) if PREFIXES.contains(&prefix) && has_provider(rest) => rest,
+        _ => id,
+    }
+}
+
+/// The foundation model of an id or ARN; an ARN that does not say what it runs is itself.
+pub fn foundation(id: &str) -> &str {
+    let resource = id.starts_with("arn:").then(|| id.splitn(6, ':').nth(5));
+    match resource.flatten().and_then(|resource| resource.split_once('/')) {
+        Some(("foundation-model" | "inference-profile", model)) => {
+            without_prefix(model.rsplit('/').next().unwrap_or(model))
+        }
+        _ => without_prefix(id), // which finds no prefix in an ARN
+    }
+}
+
+/// Whether an id begins with `provider.`, whoever that is.
+fn has_provider(id: &str) -> bool {
+    id.split_once('.').is_some_and(|(provider, model)| {
+        provider.starts_with(|first: char| first.is_ascii_lowercase())
+            && provider.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
+            && !model.is_empty()
+    })
 }
 
 #[cfg(test)]

@@ -11,8 +11,8 @@ use super::{
     rules::{Action, BetaRule, FieldRule, Send},
 };
 use crate::{
-    anthropic::models::{PREFIXES, shipped_id},
-    bedrock::model_id::{ModelId, ModelIdError},
+    anthropic::models::shipped_id,
+    bedrock::model_id::{ModelId, ModelIdError, PREFIXES},
 };
 
 const MIB: usize = 1 << 20;

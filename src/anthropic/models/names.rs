@@ -1,7 +1,6 @@
 //! What can be told from the text of a name, an id or a region alone, without the table and the settings.
 
-/// What inference profiles put before the id of a model, with a dot.
-pub const PREFIXES: [&str; 9] = ["us", "eu", "apac", "jp", "au", "global", "us-gov", "ca", "sa"];
+use crate::bedrock::model_id::without_prefix;
 
 /// Whose models stand on Bedrock: an id that begins with one of these is passed on unchanged, known or not.
 const PROVIDERS: [&str; 20] = [
@@ -29,25 +28,6 @@ const PROVIDERS: [&str; 20] = [
 
 /// How Claude Code marks the long context window.
 const LONG_CONTEXT: &str = "[1m]";
-
-/// The id without the prefix of an inference profile, if what is left begins with a provider.
-pub fn without_prefix(id: &str) -> &str {
-    match id.split_once('.') {
-        Some((prefix, rest)) if PREFIXES.contains(&prefix) && has_provider(rest) => rest,
-        _ => id,
-    }
-}
-
-/// The foundation model of an id or ARN; an ARN that does not say what it runs is itself.
-pub fn foundation(id: &str) -> &str {
-    let resource = id.starts_with("arn:").then(|| id.splitn(6, ':').nth(5));
-    match resource.flatten().and_then(|resource| resource.split_once('/')) {
-        Some(("foundation-model" | "inference-profile", model)) => {
-            without_prefix(model.rsplit('/').next().unwrap_or(model))
-        }
-        _ => without_prefix(id), // which finds no prefix in an ARN
-    }
-}
 
 /// What the models of a region are tried with, in order. me-central-1 is where the list of the AWS CDK has it.
 /// A prefix is not the beginning of a region's name: there is no profile `ap`.
@@ -91,15 +71,6 @@ pub(super) fn is_bedrock(name: &str) -> bool {
         || (name.bytes().all(id_byte)
             && (without_prefix(name) != name
                 || provider().is_some_and(|(_, model)| !model.is_empty())))
-}
-
-/// Whether an id begins with `provider.`, whoever that is.
-fn has_provider(id: &str) -> bool {
-    id.split_once('.').is_some_and(|(provider, model)| {
-        provider.starts_with(|first: char| first.is_ascii_lowercase())
-            && provider.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
-            && !model.is_empty()
-    })
 }
 
 /// The id of a name that is newer than the table: up to Claude 4.5 ids end in the date and `-v1:0`, from 4.6 on they are

@@ -2,6 +2,7 @@ use proptest::prelude::*;
 
 use super::{names::is_date, *};
 use crate::bedrock::model_id::ModelId;
+use crate::bedrock::model_id::{PREFIXES, without_prefix};
 
 const REGIONS: [&str; 7] = [
     "us-east-1",
