@@ -27,5 +27,5 @@ bench:   ## Measure against nginx and a direct call; prints ratios
 migrate: ## Apply database migrations
 	cargo run --locked -- migrate up
 
-seed:    ## Prepare the database
-	cargo run --locked -- init
+seed:    ## Default prices, and a year of sample usage in a database without any
+	cargo run --locked -- seed

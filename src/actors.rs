@@ -5,6 +5,7 @@ pub mod auth;
 pub mod credentials;
 pub mod providers;
 pub mod streams;
+pub mod summary;
 pub mod usage;
 
 use std::{
@@ -23,15 +24,17 @@ use crate::{
     auth::{AdminRule, keys::Keys, providers::Provider, sign_in::Rules},
     bedrock::credentials::{Current, Source},
     db::Pool,
+    jobs,
     settings::Settings,
     telemetry::Metrics,
     usage::journal::Directory,
 };
 
-use auth::{AuthActor, Known, Tidying};
+use auth::{AuthActor, Known};
 use credentials::CredentialsActor;
 use providers::{ProvidersActor, Reachable};
 use streams::StreamSupervisor;
+use summary::SummaryScheduler;
 use usage::UsageRecorder;
 
 /// Messages that may wait for an actor; a sender that finds its mailbox full is told so.
@@ -68,7 +71,14 @@ macro_rules! answers_pings {
         }
     )*};
 }
-answers_pings!(AuthActor, CredentialsActor, ProvidersActor, UsageRecorder, StreamSupervisor);
+answers_pings!(
+    AuthActor,
+    CredentialsActor,
+    ProvidersActor,
+    UsageRecorder,
+    StreamSupervisor,
+    SummaryScheduler
+);
 
 /// Where an actor can be reached, also after it had to be started again.
 pub struct Place<A: Actor> {
@@ -120,6 +130,7 @@ pub struct Actors {
     pub reachable: Reachable,
     pub streams: Place<StreamSupervisor>,
     pub usage: Place<UsageRecorder>,
+    pub summary: Place<SummaryScheduler>,
     unstable: Arc<AtomicBool>,
 }
 
@@ -137,7 +148,7 @@ impl Threads {
 }
 
 impl Actors {
-    /// Starts them: authentication, credentials and identity providers on one thread, usage and streams on another, so
+    /// Starts them: authentication, credentials and identity providers on one thread, usage, streams and jobs on another, so
     /// that a slow write never delays a sign-in. `tls` verifies identity providers.
     pub fn start(
         settings: &Settings,
@@ -145,6 +156,7 @@ impl Actors {
         keys: &Arc<Keys>,
         journal: Option<Arc<Directory>>,
         tls: &Arc<rustls::ClientConfig>,
+        rules: &Arc<jobs::Rules>,
         metrics: &Metrics,
     ) -> (Self, Threads) {
         let threads = Threads { auth: Arbiter::new(), background: Arbiter::new() };
@@ -161,7 +173,7 @@ impl Actors {
             let (pool, keys, known) = (pool.clone(), keys.clone(), known.clone());
             let (streams, metrics) = (streams.clone(), metrics.clone());
             let admins = AdminRule::new(&settings.admin, &settings.oauth);
-            let tidying = Tidying::new(&settings.cache, &settings.audit);
+            let tidy_every = Duration::from_secs(settings.cache.cleanup_interval);
             Place::start(threads.auth.handle(), move || {
                 AuthActor::new(
                     pool.clone(),
@@ -169,7 +181,7 @@ impl Actors {
                     admins.clone(),
                     known.clone(),
                     streams.clone(),
-                    tidying,
+                    tidy_every,
                     metrics.clone(),
                 )
             })
@@ -203,6 +215,12 @@ impl Actors {
                 UsageRecorder::new(pool.clone(), journal.clone(), &settings, metrics.clone())
             })
         };
+        let summary = {
+            let (pool, rules, metrics) = (pool.clone(), rules.clone(), metrics.clone());
+            Place::start(threads.background.handle(), move || {
+                SummaryScheduler::new(pool.clone(), rules.clone(), metrics.clone())
+            })
+        };
         let unstable = Arc::default();
         let actors = Self {
             auth,
@@ -213,6 +231,7 @@ impl Actors {
             reachable,
             streams,
             usage,
+            summary,
             unstable,
         };
         (actors, threads)
@@ -229,6 +248,7 @@ impl Actors {
                 ("providers", self.providers.revive()),
                 ("usage", self.usage.revive()),
                 ("streams", self.streams.revive()),
+                ("summary", self.summary.revive()),
             ];
             for (actor, _) in revived.iter().filter(|(_, revived)| *revived) {
                 tracing::error!(actor, "an actor had crashed and was started again");

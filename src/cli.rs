@@ -5,10 +5,13 @@ pub mod client;
 pub mod demo;
 pub mod health;
 pub mod init;
+pub mod job;
 pub mod key;
 pub mod login;
 pub mod logout;
 pub mod migrate;
+mod progress;
+pub mod seed;
 pub mod serve;
 pub mod settings;
 pub mod token;
@@ -52,6 +55,12 @@ pub enum Command {
     /// Prepare the database; safe to repeat, and for several instances at once.
     #[command(after_help = "Example: bedrock_proxy init")]
     Init(init::Args),
+    /// Build summaries, clean up, price calls anew; list what runs by itself.
+    #[command(after_help = "Example: bedrock_proxy job status")]
+    Job(job::Args),
+    /// Default prices and, in a database without usage, sample usage of an invented company; for development.
+    #[command(after_help = "Example: bedrock_proxy seed --people 20 --days 30")]
+    Seed(seed::Args),
     /// Change or show the database schema.
     #[command(after_help = "Example: bedrock_proxy migrate status")]
     Migrate(migrate::Args),

@@ -3,12 +3,18 @@
 
 pub mod api_keys;
 pub mod audit;
+pub mod jobs;
+pub mod levels;
 pub mod migrations;
 pub mod one_time_codes;
+pub mod period;
+pub mod prices;
 pub mod refresh_tokens;
+pub mod retention;
 pub mod schema;
 pub mod sessions;
 mod steps;
+pub mod summaries;
 pub mod usage;
 pub mod users;
 
@@ -56,6 +62,8 @@ pub enum DbError {
     Query(#[source] diesel::result::Error),
     #[error("{0}")]
     Schema(String),
+    #[error("another instance took over the job {0}")]
+    LeaseLost(&'static str),
 }
 
 impl From<diesel::result::Error> for DbError {
@@ -133,6 +141,15 @@ macro_rules! in_transaction {
     };
 }
 
+/// As [`in_transaction`], for reading alone: on SQLite it takes no lock, and a reader can do it.
+macro_rules! in_reading_transaction {
+    ($conn:expr, $c:ident => $body:expr) => {
+        $crate::db::on_conn!($conn, connection => {
+            diesel_async::AsyncConnection::transaction(connection, async |$c| $body).await
+        })
+    };
+}
+
 /// A transaction that writes into the audit log, or may. It begins by waiting for all others of its kind, on every
 /// instance: they change the same rows in many orders, and would else wait for each other in circles.
 macro_rules! in_audited_transaction {
@@ -143,7 +160,7 @@ macro_rules! in_audited_transaction {
         })
     };
 }
-pub(crate) use {in_audited_transaction, in_transaction, on_conn};
+pub(crate) use {in_audited_transaction, in_reading_transaction, in_transaction, on_conn};
 
 /// Connections to the one database of this instance.
 #[derive(Clone)]

@@ -32,6 +32,8 @@ async fn run(cli: Cli) -> anyhow::Result<std::process::ExitCode> {
         Command::Demo(args) => cli::demo::run(args).await?,
         Command::Init(args) => cli::init::run(args, &load(Need::Database)?.database).await?,
         Command::Migrate(args) => cli::migrate::run(args, &load(Need::Database)?.database).await?,
+        Command::Job(args) => cli::job::run(args, &load(Need::Database)?).await?,
+        Command::Seed(args) => cli::seed::run(args, &load(Need::Database)?).await?,
         Command::Settings(args) => return cli::settings::run(&args, file),
         Command::User(args) => cli::user::run(args, &load(Need::Service)?).await?,
         Command::Key(args) => cli::key::run(args, &load(Need::Service)?).await?,

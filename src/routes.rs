@@ -93,6 +93,16 @@ pub const ROUTES: &[(&str, &str, Access)] = &[
     ("DELETE", "/api/keys/{key_id}", Access::Person),
     ("POST", "/api/keys/{key_id}/rotate", Access::Person),
     ("GET", "/api/usage/records", Access::Reader),
+    ("GET", "/api/usage/summaries", Access::Reader),
+    ("GET", "/api/usage/export", Access::Reader),
+    ("GET", "/api/admin/usage/records", Access::Admin),
+    ("GET", "/api/admin/usage/summaries", Access::Admin),
+    ("GET", "/api/admin/usage/export", Access::Admin),
+    ("GET", "/api/admin/costs", Access::Admin),
+    ("POST", "/api/admin/costs", Access::Admin),
+    ("GET", "/api/admin/costs/{region}/{model_id}", Access::Admin),
+    ("PUT", "/api/admin/costs/{region}/{model_id}", Access::Admin),
+    ("DELETE", "/api/admin/costs/{region}/{model_id}", Access::Admin),
     ("GET", "/api/admin/users", Access::Admin),
     ("GET", "/api/admin/users/search", Access::Admin),
     ("GET", "/api/admin/users/{id}", Access::Admin),
@@ -103,6 +113,9 @@ pub const ROUTES: &[(&str, &str, Access)] = &[
     ("GET", "/api/admin/audit-logs", Access::Admin),
     ("GET", "/api/admin/audit-logs/verify", Access::Admin),
     ("GET", "/api/admin/models/learned", Access::Admin),
+    ("GET", "/api/admin/models/unpriced", Access::Admin),
+    ("GET", "/api/admin/jobs", Access::Admin),
+    ("POST", "/api/admin/jobs/{name}/run", Access::Admin),
 ];
 
 /// The methods that a path takes, for `Allow`; `pattern` is the router's.
@@ -161,6 +174,36 @@ pub fn configure(config: &mut web::ServiceConfig) {
             web::resource("/api/keys/{key_id}/rotate").route(web::post().to(api::keys::rotate)),
         )
         .service(web::resource("/api/usage/records").route(web::get().to(api::usage::records)))
+        .service(
+            web::resource("/api/usage/summaries").route(web::get().to(api::summaries::summaries)),
+        )
+        .service(web::resource("/api/usage/export").route(web::get().to(api::usage::export)))
+        .service(
+            web::resource("/api/admin/usage/records").route(web::get().to(api::usage::all_records)),
+        )
+        .service(
+            web::resource("/api/admin/usage/summaries")
+                .route(web::get().to(api::summaries::all_summaries)),
+        )
+        .service(
+            web::resource("/api/admin/usage/export").route(web::get().to(api::usage::export_all)),
+        )
+        .service(
+            web::resource("/api/admin/costs")
+                .route(web::get().to(api::costs::list))
+                .route(web::post().to(api::costs::import)),
+        )
+        .service(
+            web::resource("/api/admin/costs/{region}/{model_id:.*}")
+                .route(web::get().to(api::costs::show))
+                .route(web::put().to(api::costs::set))
+                .route(web::delete().to(api::costs::end)),
+        )
+        .service(web::resource("/api/admin/jobs").route(web::get().to(api::jobs::list)))
+        .service(web::resource("/api/admin/jobs/{name}/run").route(web::post().to(api::jobs::run)))
+        .service(
+            web::resource("/api/admin/models/unpriced").route(web::get().to(api::costs::unpriced)),
+        )
         .service(web::resource("/api/admin/users").route(web::get().to(api::users::list)))
         .service(web::resource("/api/admin/users/search").route(web::get().to(api::users::search)))
         .service(web::resource("/api/admin/users/{id}").route(web::get().to(api::users::show_one)))

@@ -13,6 +13,8 @@ use ipnet::IpNet;
 use secrecy::SecretString;
 use serde::{Deserialize, Deserializer, de};
 
+use crate::db::period::Period;
+
 pub use check::surroundings;
 pub use load::{Need, Problem, Problems};
 
@@ -38,6 +40,7 @@ pub struct Settings {
     pub usage: Usage,
     pub cache: Cache,
     pub database: Database,
+    pub jobs: Jobs,
     pub logging: Logging,
     pub metrics: Metrics,
     pub shutdown: Shutdown,
@@ -344,6 +347,65 @@ pub struct Database {
 
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
+pub struct Jobs {
+    pub enabled: bool,
+    /// Of the schedules.
+    pub timezone: String,
+    pub usage_summaries: UsageSummaries,
+    pub usage_cleanup: UsageCleanup,
+    pub price_check: Scheduled,
+    pub audit_retention: Scheduled,
+}
+
+/// A job with nothing to say but when.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Scheduled {
+    pub schedule: String,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UsageSummaries {
+    pub schedule: String,
+    periods: Vec<PeriodName>,
+}
+
+impl UsageSummaries {
+    pub fn periods(&self) -> Vec<Period> {
+        self.periods.iter().map(|PeriodName(period)| *period).collect()
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+struct PeriodName(Period);
+
+impl<'de> Deserialize<'de> for PeriodName {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map(Self).map_err(de::Error::custom)
+    }
+}
+
+/// Days that each level of usage is kept.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UsageCleanup {
+    pub schedule: String,
+    pub raw_records_days: u32,
+    pub summaries_retention_days: SummariesRetentionDays,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SummariesRetentionDays {
+    pub hourly: u32,
+    pub daily: u32,
+    pub weekly: u32,
+    pub monthly: u32,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Logging {
     pub level: String,
     pub format: Option<LogFormat>,
@@ -374,6 +436,7 @@ pub struct Shutdown {
     pub timeout_seconds: u64,
     pub streaming_timeout_seconds: u64,
     pub token_tracking_timeout_seconds: u64,
+    pub background_task_timeout_seconds: u64,
 }
 
 impl Server {
@@ -405,6 +468,9 @@ impl Shutdown {
     }
     pub fn usage_rows(&self) -> Duration {
         Duration::from_secs(self.token_tracking_timeout_seconds)
+    }
+    pub fn jobs(&self) -> Duration {
+        Duration::from_secs(self.background_task_timeout_seconds)
     }
 }
 

@@ -33,6 +33,7 @@ use crate::{
     actors::{
         Actors, Ping, Threads,
         streams::Drain,
+        summary::StopJobs,
         usage::{Flush, Record, UsageRecorder},
     },
     auth::{AdminRule, jwt, keys::Keys, providers::Provider},
@@ -44,7 +45,8 @@ use crate::{
         users::UserRecord,
     },
     health::{Checks, Health},
-    metrics,
+    jobs, metrics,
+    pricing::ledger,
     routes::{self, error, surface},
     server,
     settings::{self, Settings, Shutdown, listen_address},
@@ -119,7 +121,12 @@ impl Application {
             );
         }
 
+        if apply {
+            seed_prices(&pool).await;
+        }
+
         let metrics = Metrics::new()?;
+        let rules = Arc::new(jobs::Rules::new(&settings).context("jobs")?);
         let journal = open_journal(&settings)?;
         let keys = Arc::new(Keys::new(&settings)?);
         people(&pool, &settings, &keys).await;
@@ -132,9 +139,9 @@ impl Application {
             .context("aws.ca_file")?;
         let client_tls = Arc::new(tls::client(roots, &["http/1.1"]));
         let (actors, threads) =
-            Actors::start(&settings, &pool, &keys, journal.clone(), &client_tls, &metrics);
+            Actors::start(&settings, &pool, &keys, journal.clone(), &client_tls, &rules, &metrics);
         let health = health_checks(&pool, &actors, keys.clone(), journal.clone());
-        let shared = Shared::new(&settings, actors, pool, metrics, health, journal, keys);
+        let shared = Shared::new(&settings, actors, pool, metrics, health, journal, keys, rules);
         let shared = Arc::new(shared);
 
         let workers = match settings.server.workers {
@@ -200,7 +207,7 @@ impl Application {
         self.shared.clone()
     }
 
-    /// Serves until `stop` resolves (SIGTERM), then ends in order (REL-26): readiness, accepting, calls and streams,
+    /// Serves until `stop` resolves (SIGTERM), then ends in order (REL-26): readiness, accepting, jobs, calls and streams,
     /// usage rows, database. When `hurry` resolves (a second SIGTERM) it waits no longer. Answers how many streams
     /// and calls were cut.
     ///
@@ -235,6 +242,9 @@ impl Application {
         self.closing.send_replace(true);
         let stopping = actix_rt::spawn(handle.stop(true));
 
+        let within = if hurried { Duration::ZERO } else { self.grace.jobs() };
+        let jobs = shared.actors.summary.address();
+        let jobs_stop = actix_rt::spawn(async move { jobs.send(StopJobs { within }).await });
         let cut = if hurried {
             0
         } else {
@@ -254,6 +264,9 @@ impl Application {
         finish_server(&handle, stopping, &mut serving).await;
         checking.abort();
         reviving.abort();
+        if let Ok(Ok(running @ 1..)) = jobs_stop.await {
+            tracing::warn!(running, "jobs are left half-way; they go on at the next start");
+        }
 
         let within = if hurried { HURRY.saturating_sub(TAIL) } else { self.grace.usage_rows() };
         let left = flush(&shared.actors.usage.address(), within).await;
@@ -395,6 +408,21 @@ pub fn notes(settings: &Settings) -> Vec<String> {
     notes
 }
 
+/// Adds shipped prices that are missing. A database that cannot be written to does not keep the service from starting.
+async fn seed_prices(pool: &Pool) {
+    let work = async { ledger::seed(&mut pool.writer().await?, false, &Origin::service()).await };
+    match work.await {
+        Ok(seeded) if seeded.added > 0 => {
+            tracing::info!(prices = seeded.added, "added shipped prices")
+        }
+        Ok(_) => {}
+        Err(error) => {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(error, "shipped prices could not be looked over");
+        }
+    }
+}
+
 fn open_journal(settings: &Settings) -> anyhow::Result<Option<Arc<Directory>>> {
     if !settings.database.enabled {
         return Ok(None);
@@ -427,15 +455,17 @@ fn health_checks(
                 actors.credentials.address().send(Ping),
                 actors.providers.address().send(Ping),
                 actors.streams.address().send(Ping),
-                actors.usage.address().send(Ping)
+                actors.usage.address().send(Ping),
+                actors.summary.address().send(Ping)
             );
-            let (auth, credentials, providers, streams, usage) = answers;
+            let (auth, credentials, providers, streams, usage, summary) = answers;
             let named = [
                 ("auth", auth),
                 ("credentials", credentials),
                 ("providers", providers),
                 ("streams", streams),
                 ("usage", usage),
+                ("summary", summary),
             ];
             let silent: Vec<_> =
                 named.iter().filter(|(_, answer)| answer.is_err()).map(|(name, _)| *name).collect();

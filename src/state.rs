@@ -21,6 +21,7 @@ use crate::{
     bedrock::Bedrock,
     db::Pool,
     health::Health,
+    jobs,
     limits::{Limits, Notes},
     settings::{self, ForwardedHeader, Settings, oauth::Kind},
     telemetry::Metrics,
@@ -37,6 +38,7 @@ pub struct Shared {
     pub journal: Option<Arc<Directory>>,
     pub server: settings::Server,
     pub keys: Arc<Keys>,
+    pub jobs: Arc<jobs::Rules>,
     pub sign_in: SignIn,
     pub api_keys: settings::ApiKeys,
     pub limits: Limits,
@@ -130,6 +132,10 @@ impl Messages {
 }
 
 impl Shared {
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "startup makes each of them, and this takes them all"
+    )]
     pub fn new(
         settings: &Settings,
         actors: Actors,
@@ -138,6 +144,7 @@ impl Shared {
         health: Health,
         journal: Option<Arc<Directory>>,
         keys: Arc<Keys>,
+        jobs: Arc<jobs::Rules>,
     ) -> Self {
         let server = settings.server.clone();
         let public = server.public_url.as_deref().and_then(|url| url.split_once("://"));
@@ -156,6 +163,7 @@ impl Shared {
             gate: Gate::new(&server.limits),
             journal,
             keys,
+            jobs,
             sign_in: SignIn::new(settings),
             api_keys: settings.api_keys.clone(),
             limits: Limits::new(&settings.rate_limits),

@@ -5,8 +5,8 @@ mod redact;
 use std::io::IsTerminal;
 
 use prometheus::{
-    Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts,
-    Registry, core::Collector,
+    Counter, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, core::Collector,
 };
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::{EnvFilter, Layer, layer::SubscriberExt, util::SubscriberInitExt};
@@ -84,6 +84,8 @@ pub struct Metrics {
     pub batch_rows: Histogram,
     pub rows_written: IntCounter,
     pub rows_rejected: IntCounter,
+    pub cost: Counter,
+    pub unpriced_calls: IntCounter,
     pub batch_failures: IntCounter,
     pub recorder_queue_full: IntCounter,
     nonsense: IntCounter,
@@ -96,6 +98,8 @@ pub struct Metrics {
     pub rate_limited: IntCounterVec,
     pub audit_lost: IntCounter,
     pub log_lines_dropped: IntGauge,
+    job_runs: IntCounterVec,
+    job_success: IntGaugeVec,
 }
 
 impl Metrics {
@@ -159,6 +163,14 @@ impl Metrics {
                 "usage_rows_rejected_total",
                 "Rows that the database refused",
             )?,
+            cost: Counter::new(
+                "usage_cost_usd_total",
+                "US dollars of the usage rows written, of those whose cost is known",
+            )?,
+            unpriced_calls: IntCounter::new(
+                "usage_unpriced_calls_total",
+                "Usage rows written with tokens for which there is no price",
+            )?,
             batch_failures: IntCounter::new(
                 "usage_batch_failures_total",
                 "Batches that failed and were kept",
@@ -205,6 +217,18 @@ impl Metrics {
                 "audit_events_lost_total",
                 "Refusals that could not be written into the audit log",
             )?,
+            job_runs: vector(
+                "job_runs_total",
+                "Runs of jobs by this instance, by job and outcome",
+                &["job", "outcome"],
+            )?,
+            job_success: IntGaugeVec::new(
+                Opts::new(
+                    "job_last_success_timestamp_seconds",
+                    "When a run by this instance last succeeded, by job",
+                ),
+                &["job"],
+            )?,
             log_lines_dropped: IntGauge::new(
                 "log_lines_dropped",
                 "Log lines dropped because nobody read them",
@@ -225,6 +249,8 @@ impl Metrics {
             Box::new(metrics.batch_rows.clone()),
             Box::new(metrics.rows_written.clone()),
             Box::new(metrics.rows_rejected.clone()),
+            Box::new(metrics.cost.clone()),
+            Box::new(metrics.unpriced_calls.clone()),
             Box::new(metrics.batch_failures.clone()),
             Box::new(metrics.recorder_queue_full.clone()),
             Box::new(metrics.nonsense.clone()),
@@ -237,6 +263,8 @@ impl Metrics {
             Box::new(metrics.rate_limited.clone()),
             Box::new(metrics.audit_lost.clone()),
             Box::new(metrics.log_lines_dropped.clone()),
+            Box::new(metrics.job_runs.clone()),
+            Box::new(metrics.job_success.clone()),
         ];
         all.into_iter().try_for_each(|collector| metrics.registry.register(collector))?;
         let info = Gauge::with_opts(
@@ -246,6 +274,14 @@ impl Metrics {
         info.set(1.0);
         metrics.registry.register(Box::new(info))?;
         Ok(metrics)
+    }
+
+    /// A run of a job ended, at this time in seconds since 1970.
+    pub fn job_ended(&self, job: &str, outcome: &str, at: i64) {
+        self.job_runs.with_label_values(&[job, outcome]).inc();
+        if outcome == "success" {
+            self.job_success.with_label_values(&[job]).set(at);
+        }
     }
 
     /// A call ended with this row.

@@ -30,7 +30,7 @@ use crate::{
         ReDigest, Refusal, keys::Keys,
     },
     db::{
-        self, DbError, Pool, Timestamp, api_keys::ApiKeyRecord, audit, one_time_codes::OneTimeCode,
+        self, DbError, Pool, Timestamp, api_keys::ApiKeyRecord, one_time_codes::OneTimeCode,
         sessions::SessionRecord, users,
     },
     settings,
@@ -137,22 +137,6 @@ pub struct Revalidate;
 
 type Load = Shared<LocalBoxFuture<'static, Result<Arc<Checked>, AuthError>>>;
 
-/// How often what is over is cleared away, and what of the audit log is not yet over.
-#[derive(Debug, Clone, Copy)]
-pub struct Tidying {
-    every: Duration,
-    audit_kept: TimeDelta,
-}
-
-impl Tidying {
-    pub fn new(cache: &settings::Cache, audit: &settings::Audit) -> Self {
-        Self {
-            every: Duration::from_secs(cache.cleanup_interval),
-            audit_kept: TimeDelta::days(i64::from(audit.retention_days)),
-        }
-    }
-}
-
 pub struct AuthActor {
     pool: Pool,
     keys: Arc<Keys>,
@@ -167,7 +151,8 @@ pub struct AuthActor {
     epoch: Option<i64>,
     /// Checks under way, so that a hundred calls with one new key ask the database once.
     loading: HashMap<CredentialDigest, Load>,
-    tidying: Tidying,
+    /// How often what is over is cleared away.
+    tidy_every: Duration,
     metrics: Metrics,
 }
 
@@ -178,7 +163,7 @@ impl AuthActor {
         admins: AdminRule,
         known: Arc<Known>,
         streams: Place<StreamSupervisor>,
-        tidying: Tidying,
+        tidy_every: Duration,
         metrics: Metrics,
     ) -> Self {
         Self {
@@ -191,7 +176,7 @@ impl AuthActor {
             generation: 0,
             epoch: None,
             loading: HashMap::new(),
-            tidying,
+            tidy_every,
             metrics,
         }
     }
@@ -285,7 +270,7 @@ impl Actor for AuthActor {
     fn started(&mut self, context: &mut Self::Context) {
         context.notify(Revalidate);
         context.run_interval(CHECK_EVERY, |_, context| context.notify(Revalidate));
-        context.run_interval(self.tidying.every, |actor, context| {
+        context.run_interval(self.tidy_every, |actor, context| {
             actor.known.good.run_pending_tasks();
             actor.known.refused.run_pending_tasks();
             let now = db::now();
@@ -298,10 +283,6 @@ impl Actor for AuthActor {
             });
             actor.write_in_background(context, "noting expired keys", async move |conn| {
                 ApiKeyRecord::note_expired(conn, now, EXPIRED).await.map(drop)
-            });
-            let Some(end) = now.checked_sub_signed(actor.tidying.audit_kept) else { return };
-            actor.write_in_background(context, "removing old audit events", async move |conn| {
-                audit::retain(conn, end, now).await.map(drop)
             });
         });
     }
@@ -392,14 +373,14 @@ mod tests {
         let keys = Arc::new(Keys::new(&settings).unwrap());
         let pool = Pool::open(&settings.database).unwrap();
         let admins = AdminRule::new(&settings.admin, &settings.oauth);
-        let tidying = Tidying::new(&settings.cache, &settings.audit);
+        let tidy_every = Duration::from_secs(settings.cache.cleanup_interval);
         let metrics = Metrics::new().unwrap();
         let gauge = metrics.live_streams.clone();
         let supervised = pool.clone();
         let streams = Place::start(actix::Arbiter::new().handle(), move || {
             StreamSupervisor::new(supervised.clone(), gauge.clone())
         });
-        AuthActor::new(pool, keys, admins, known, streams, tidying, metrics)
+        AuthActor::new(pool, keys, admins, known, streams, tidy_every, metrics)
     }
 
     fn good(ends: Option<Timestamp>) -> Result<Arc<Checked>, AuthError> {

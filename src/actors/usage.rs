@@ -2,17 +2,24 @@
 //! belonged to a process that died, and releases in the journal what is committed.
 
 use std::{
-    collections::VecDeque, fs::OpenOptions, io::Write, os::unix::fs::OpenOptionsExt, path::PathBuf,
-    sync::Arc, time::Duration,
+    collections::{HashSet, VecDeque},
+    fs::OpenOptions,
+    io::Write,
+    os::unix::fs::OpenOptionsExt,
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
 };
 
 use actix::{
     Actor, ActorFutureExt, AsyncContext, Context, Handler, Message, ResponseActFuture, WrapFuture,
 };
+use arc_swap::ArcSwap;
 use tokio::sync::oneshot;
 
 use crate::{
-    db::{DbError, Pool, usage as rows, usage::NewUsage},
+    db::{DbError, Pool, usage as rows, usage::Inserted, usage::NewUsage},
+    pricing::ledger::Ledger,
     settings,
     telemetry::Metrics,
     usage::{
@@ -30,6 +37,10 @@ const KEPT: usize = 20_000;
 const BACK_OFF: [u64; 3] = [250, 500, 1000];
 /// How long a worker may take to go on in another file.
 const SEALED_SOON: Duration = Duration::from_millis(250);
+/// A batch is priced anew when the price ledger changed meanwhile; so often, and then it waits.
+const LEDGER_CHANGES: usize = 10;
+/// Models without a price that are warned of; their number is the operator's affair, memory is ours.
+const MODELS_WARNED_OF: usize = 1000;
 /// How often journals of processes that died, and spilled segments, are looked for.
 const LOOK: Duration = Duration::from_secs(5);
 
@@ -47,7 +58,6 @@ pub struct Flush {
 }
 
 pub struct UsageRecorder {
-    pool: Pool,
     journal: Option<Arc<Directory>>,
     batch_size: usize,
     batch_delay: Duration,
@@ -59,12 +69,15 @@ pub struct UsageRecorder {
     failures: usize,
     /// Those who wait for everything to be written.
     waiting: Vec<oneshot::Sender<()>>,
+    writer: Writer,
+    /// Models without a price that were warned of.
+    unpriced: HashSet<(String, String)>,
     metrics: Metrics,
 }
 
 /// A batch on its way to the database: the rows, and the receipts to release afterwards.
 struct Batch {
-    rows: Arc<Vec<NewUsage>>,
+    rows: Vec<NewUsage>,
     receipts: Vec<Receipt>,
 }
 
@@ -75,8 +88,11 @@ impl UsageRecorder {
         settings: &settings::Usage,
         metrics: Metrics,
     ) -> Self {
+        // Where rows go that the database refuses for what they are.
+        let rejects = journal.as_ref().map_or_else(|| "rejected.jsonl".into(), |j| j.rejects());
         Self {
-            pool,
+            writer: Writer { pool, prices: Arc::default(), rejects },
+            unpriced: HashSet::new(),
             journal,
             batch_size: settings.batch_size,
             batch_delay: Duration::from_millis(settings.batch_delay_ms),
@@ -100,10 +116,10 @@ impl UsageRecorder {
         self.writing = true;
         let take = self.pending.len().min(self.batch_size);
         let (rows, receipts): (Vec<NewUsage>, Vec<Receipt>) = self.pending.drain(..take).unzip();
-        let batch = Batch { rows: Arc::new(rows), receipts };
-        let (pool, rejects) = (self.pool.clone(), self.rejects());
+        let mut batch = Batch { rows, receipts };
+        let writer = self.writer.clone();
         let work = async move {
-            let written = write_rows(&pool, &batch.rows, rejects).await;
+            let written = writer.write(&mut batch.rows).await;
             (written, batch)
         };
         context.spawn(work.into_actor(self).map(|(written, batch), actor, context| {
@@ -119,14 +135,13 @@ impl UsageRecorder {
         context: &mut Context<Self>,
     ) {
         match written {
-            Ok(Written { rows, rejected }) => {
+            Ok(written) => {
                 if self.failures > 0 {
                     tracing::info!("usage rows reach the database again");
                 }
                 self.failures = 0;
                 self.metrics.batch_rows.observe(batch.rows.len() as f64);
-                self.metrics.rows_written.inc_by(rows as u64);
-                self.metrics.rows_rejected.inc_by(rejected as u64);
+                self.count(written);
                 batch.receipts.into_iter().for_each(Receipt::release);
                 self.write(context, true);
                 self.look_back(context);
@@ -140,8 +155,7 @@ impl UsageRecorder {
                 }
                 self.failures += 1;
                 self.metrics.batch_failures.inc();
-                let rows = Arc::try_unwrap(batch.rows).unwrap_or_else(|shared| (*shared).clone());
-                for call in rows.into_iter().zip(batch.receipts).rev() {
+                for call in batch.rows.into_iter().zip(batch.receipts).rev() {
                     self.pending.push_front(call);
                 }
                 self.spill();
@@ -176,12 +190,12 @@ impl UsageRecorder {
         }
         let waiting = !spilled.is_empty();
         let ready = spilled.into_iter().find(|segment| segment.is_ready_to_replay());
-        let (pool, rejects) = (self.pool.clone(), self.rejects());
+        let writer = self.writer.clone();
         self.replaying = true;
         if let Some(segment) = ready {
             let work = async move {
                 let path = segment.path().to_owned();
-                let replayed = replay(&pool, rejects, move || recovery::closed_calls(&path)).await;
+                let replayed = replay(&writer, move || recovery::closed_calls(&path)).await;
                 (segment, replayed)
             };
             context.spawn(work.into_actor(self).map(|(segment, replayed), actor, context| {
@@ -209,7 +223,7 @@ impl UsageRecorder {
             self.replaying = false;
             return;
         };
-        let work = async move { replay_orphans(&pool, rejects, journal).await };
+        let work = async move { replay_orphans(&writer, journal).await };
         context.spawn(work.into_actor(self).map(|replayed, actor, _| {
             actor.replayed(replayed);
             actor.tell_waiting();
@@ -221,8 +235,7 @@ impl UsageRecorder {
         self.replaying = false;
         match replayed {
             Ok(Replayed { calls, written, damaged }) => {
-                self.metrics.rows_written.inc_by(written.rows as u64);
-                self.metrics.rows_rejected.inc_by(written.rejected as u64);
+                self.count(written);
                 self.metrics.journal_damaged.inc_by(damaged as u64);
                 if damaged > 0 {
                     tracing::error!(damaged, "damaged journal records were passed over");
@@ -250,49 +263,120 @@ impl UsageRecorder {
         }
     }
 
-    /// Where rows go that the database refuses for what they are.
-    fn rejects(&self) -> PathBuf {
-        self.journal
-            .as_ref()
-            .map(|journal| journal.rejects())
-            .unwrap_or_else(|| "rejected.jsonl".into())
+    /// Counts what was written; a model without a price is warned of once.
+    fn count(&mut self, written: Written) {
+        self.metrics.rows_written.inc_by(written.rows as u64);
+        self.metrics.rows_rejected.inc_by(written.rejected as u64);
+        self.metrics.cost.inc_by(written.nano_usd as f64 / 1e9);
+        self.metrics.unpriced_calls.inc_by(written.unpriced as u64);
+        for (region, model) in written.without_price {
+            if self.unpriced.len() < MODELS_WARNED_OF
+                && self.unpriced.insert((region.clone(), model.clone()))
+            {
+                tracing::warn!(region, model, "price missing: the cost of its calls is not known");
+            }
+        }
     }
 }
 
-#[derive(Debug, Default, Clone, Copy)]
+#[derive(Debug, Default)]
 struct Written {
     rows: usize,
     rejected: usize,
+    /// Of the calls whose cost is known.
+    nano_usd: i64,
+    /// Calls that used tokens for which there is no price.
+    unpriced: usize,
+    /// Their regions and models.
+    without_price: HashSet<(String, String)>,
 }
 
-/// Writes rows. If the database refuses the batch for one of them, each is tried alone, and the bad one is kept in a
-/// file: it must neither be lost nor hold up the others.
-async fn write_rows(
-    pool: &Pool,
-    rows: &Arc<Vec<NewUsage>>,
-    rejects: PathBuf,
-) -> Result<Written, DbError> {
-    let mut conn = pool.writer().await?;
-    match rows::insert_all(&mut conn, rows.clone()).await {
-        Ok(rows) => return Ok(Written { rows, rejected: 0 }),
-        Err(DbError::Query(cause)) => {
-            tracing::error!(%cause, "a batch was refused; trying its rows one by one")
-        }
-        Err(error) => return Err(error),
+impl Written {
+    fn add(&mut self, other: Self) {
+        self.rows += other.rows;
+        self.rejected += other.rejected;
+        self.nano_usd += other.nano_usd;
+        self.unpriced += other.unpriced;
+        self.without_price.extend(other.without_price);
     }
-    let mut written = Written::default();
-    for row in rows.iter() {
-        match rows::insert_all(&mut conn, Arc::new(vec![row.clone()])).await {
-            Ok(count) => written.rows += count,
-            Err(DbError::Query(cause)) => {
-                tracing::error!(%cause, call_id = row.call_id, file = %rejects.display(), "a usage row was refused");
-                keep_rejected(&rejects, row).map_err(|error| DbError::Unavailable(error.into()))?;
-                written.rejected += 1;
+
+    fn note_costs(&mut self, rows: &[NewUsage]) {
+        for row in rows {
+            let counts = [
+                row.input_tokens,
+                row.output_tokens,
+                row.cache_write_tokens,
+                row.cache_read_tokens,
+            ];
+            match row.cost_nano_usd {
+                Some(nano) => self.nano_usd += nano,
+                None if counts.iter().flatten().any(|count| *count > 0) => {
+                    self.unpriced += 1;
+                    self.without_price.insert((row.region.clone(), row.model_id.clone()));
+                }
+                None => {}
             }
-            Err(error) => return Err(error),
         }
     }
-    Ok(written)
+}
+
+/// What it takes to write rows, and goes along with each write.
+#[derive(Clone)]
+struct Writer {
+    pool: Pool,
+    prices: Arc<ArcSwap<Ledger>>,
+    rejects: PathBuf,
+}
+
+impl Writer {
+    /// Prices rows and writes them. If the database refuses the batch for one of them, each is tried alone, and the bad
+    /// one is kept in a file: it must neither be lost nor hold up the others.
+    async fn write(&self, rows: &mut Vec<NewUsage>) -> Result<Written, DbError> {
+        match self.write_priced(rows).await {
+            Err(DbError::Query(cause)) => {
+                tracing::error!(%cause, "a batch was refused; trying its rows one by one")
+            }
+            other => return other,
+        }
+        let mut written = Written::default();
+        for row in rows.iter() {
+            let mut one = vec![row.clone()];
+            match self.write_priced(&mut one).await {
+                Ok(more) => written.add(more),
+                Err(DbError::Query(cause)) => {
+                    tracing::error!(%cause, call_id = row.call_id, file = %self.rejects.display(), "a usage row was refused");
+                    keep_rejected(&self.rejects, row)
+                        .map_err(|error| DbError::Unavailable(error.into()))?;
+                    written.rejected += 1;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(written)
+    }
+
+    /// Rows get the costs of the ledger as it is when they are written: should it have changed, they are priced again.
+    async fn write_priced(&self, rows: &mut Vec<NewUsage>) -> Result<Written, DbError> {
+        let mut conn = self.pool.writer().await?;
+        for _ in 0..LEDGER_CHANGES {
+            let ledger = self.prices.load_full();
+            for row in rows.iter_mut() {
+                (row.cost_nano_usd, row.price_id) = ledger.price(row);
+            }
+            let batch = Arc::new(std::mem::take(rows));
+            let inserted = rows::insert_all(&mut conn, batch.clone(), ledger.version).await;
+            *rows = Arc::try_unwrap(batch).unwrap_or_else(|shared| (*shared).clone());
+            match inserted? {
+                Inserted::Rows(count) => {
+                    let mut written = Written { rows: count, ..Written::default() };
+                    written.note_costs(rows);
+                    return Ok(written);
+                }
+                Inserted::OldPrices => self.prices.store(Arc::new(Ledger::read(&mut conn).await?)),
+            }
+        }
+        Err(DbError::Unavailable("the prices change faster than rows can be written".into()))
+    }
 }
 
 fn keep_rejected(path: &PathBuf, row: &NewUsage) -> std::io::Result<()> {
@@ -312,8 +396,7 @@ struct Replayed {
 
 /// Reads rows on a blocking thread and writes them in batches.
 async fn replay(
-    pool: &Pool,
-    rejects: PathBuf,
+    writer: &Writer,
     read: impl FnOnce() -> std::io::Result<Recovered> + Send + 'static,
 ) -> Result<Replayed, DbError> {
     const BATCH: usize = 500;
@@ -325,33 +408,26 @@ async fn replay(
     let mut replayed =
         Replayed { calls: recovered.rows.len(), damaged: recovered.damaged, ..Replayed::default() };
     for rows in recovered.rows.chunks(BATCH) {
-        let written = write_rows(pool, &Arc::new(rows.to_vec()), rejects.clone()).await?;
-        replayed.written.rows += written.rows;
-        replayed.written.rejected += written.rejected;
+        replayed.written.add(writer.write(&mut rows.to_vec()).await?);
     }
     Ok(replayed)
 }
 
-async fn replay_orphans(
-    pool: &Pool,
-    rejects: PathBuf,
-    journal: Arc<Directory>,
-) -> Result<Replayed, DbError> {
+async fn replay_orphans(writer: &Writer, journal: Arc<Directory>) -> Result<Replayed, DbError> {
     let unreadable = |error: std::io::Error| DbError::Unavailable(error.into());
     let found = tokio::task::spawn_blocking(move || recovery::orphans(&journal)).await;
     let mut all = Replayed::default();
     for orphan in found.map_err(|e| unreadable(e.into()))?.map_err(unreadable)? {
         let orphan = Arc::new(orphan);
         let reader = orphan.clone();
-        let replayed = replay(pool, rejects.clone(), move || reader.read()).await?;
+        let replayed = replay(writer, move || reader.read()).await?;
         tracing::info!(
             calls = replayed.calls,
             new = replayed.written.rows,
             damaged = replayed.damaged,
             "replayed the journal of a process that is gone"
         );
-        all.written.rows += replayed.written.rows;
-        all.written.rejected += replayed.written.rejected;
+        all.written.add(replayed.written);
         all.damaged += replayed.damaged;
         if let Some(orphan) = Arc::into_inner(orphan) {
             orphan.remove().map_err(unreadable)?;

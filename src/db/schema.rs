@@ -129,6 +129,87 @@ diesel::table! {
 }
 
 diesel::table! {
+    model_costs (id) {
+        id -> BigInt,
+        region -> Text,
+        model_id -> Text,
+        valid_from -> Timestamp,
+        ended -> Bool,
+        input -> Nullable<BigInt>,
+        output -> Nullable<BigInt>,
+        cache_write -> Nullable<BigInt>,
+        cache_write_1h -> Nullable<BigInt>,
+        cache_read -> Nullable<BigInt>,
+        long_input -> Nullable<BigInt>,
+        long_output -> Nullable<BigInt>,
+        long_cache_write -> Nullable<BigInt>,
+        long_cache_write_1h -> Nullable<BigInt>,
+        long_cache_read -> Nullable<BigInt>,
+        source -> Text,
+        created_at -> Timestamp,
+    }
+}
+
+diesel::table! {
+    usage_summaries (period_type, period_start, user_id, key_id, model_id, region, endpoint_type) {
+        period_type -> Text,
+        period_start -> Timestamp,
+        user_id -> BigInt,
+        key_id -> BigInt,
+        model_id -> Text,
+        region -> Text,
+        endpoint_type -> Text,
+        requests -> BigInt,
+        errors -> BigInt,
+        input_tokens -> BigInt,
+        output_tokens -> BigInt,
+        cache_write_tokens -> BigInt,
+        cache_write_1h_tokens -> BigInt,
+        cache_read_tokens -> BigInt,
+        cost_nano_usd -> BigInt,
+        unpriced -> BigInt,
+        estimated -> BigInt,
+        duration_ms -> BigInt,
+        duration_count -> BigInt,
+        first_byte_ms -> BigInt,
+        first_byte_count -> BigInt,
+    }
+}
+
+diesel::table! {
+    usage_levels (level) {
+        level -> Text,
+        built_before -> Timestamp,
+        cleaned_before -> Timestamp,
+    }
+}
+
+diesel::table! {
+    job_leases (job) {
+        job -> Text,
+        token -> BigInt,
+        holder -> Text,
+        expires_at -> Timestamp,
+    }
+}
+
+diesel::table! {
+    job_runs (id) {
+        id -> BigInt,
+        job -> Text,
+        slot -> Nullable<Timestamp>,
+        attempt -> BigInt,
+        token -> BigInt,
+        started_at -> Timestamp,
+        finished_at -> Nullable<Timestamp>,
+        outcome -> Nullable<Text>,
+        rows -> Nullable<BigInt>,
+        message -> Nullable<Text>,
+        instance -> Text,
+    }
+}
+
+diesel::table! {
     audit_logs (id) {
         id -> BigInt,
         created_at -> Timestamp,

@@ -1,11 +1,18 @@
 //! Usage rows: one for every call that reached upstream.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
-use diesel::{SqliteConnection, prelude::*};
+use diesel::{SqliteConnection, dsl::max, prelude::*};
+use diesel_async::RunQueryDsl;
 use serde::{Deserialize, Serialize};
 
-use super::{Conn, DbError, Timestamp, on_conn, schema::usage_records};
+use super::{
+    Conn, DbError, SqliteAsync, Timestamp, in_transaction,
+    levels::{Fence, Hands, Hold},
+    on_conn,
+    schema::{model_costs, usage_records},
+    summaries::{Changes, Measures, Place, WriteSummaries},
+};
 
 /// Rows per statement: 31 columns each, well below what either database binds at once.
 const ROWS_PER_STATEMENT: usize = 500;
@@ -88,45 +95,191 @@ pub struct UsageRecord {
     pub client_agent_id: Option<String>,
 }
 
-/// Writes rows in one transaction; a row whose call is there already is left as it is. Answers how many were new.
+/// What became of rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Inserted {
+    /// So many were new.
+    Rows(usize),
+    /// The price ledger has another version than the one that they were priced with: nothing was written.
+    OldPrices,
+}
+
+/// Writes rows, and adds them to their summaries, in one transaction; a row whose call is there already changes nothing.
+/// `version` is that of the price ledger that their costs come from.
 ///
 /// # Errors
-/// [`DbError`]; then none of the rows was written.
-pub async fn insert_all(conn: &mut Conn, rows: Arc<Vec<NewUsage>>) -> Result<usize, DbError> {
-    match conn {
-        Conn::Postgres(object) => {
-            let connection: &mut diesel_async::AsyncPgConnection = &mut *object;
-            diesel_async::AsyncConnection::transaction(connection, async |c| {
-                let mut written = 0;
-                for chunk in rows.chunks(ROWS_PER_STATEMENT) {
-                    let insert = diesel::insert_into(usage_records::table)
-                        .values(chunk)
-                        .on_conflict(usage_records::call_id)
-                        .do_nothing();
-                    written += diesel_async::RunQueryDsl::execute(insert, c).await?;
-                }
-                Ok(written)
-            })
-            .await
+/// [`DbError`]; then nothing was written.
+pub async fn insert_all(
+    conn: &mut Conn,
+    rows: Arc<Vec<NewUsage>>,
+    version: i64,
+) -> Result<Inserted, DbError> {
+    in_transaction!(conn, c => {
+        let levels = c.hold_levels(Hold::Shared).await?;
+        let newest: Option<i64> = model_costs::table.select(max(model_costs::id)).first(c).await?;
+        if newest.unwrap_or(0) != version {
+            return Ok::<_, DbError>(Inserted::OldPrices);
         }
-        // diesel-async has no multi-row insert for SQLite: one hop onto the connection's own thread a batch.
-        Conn::Sqlite(object) => {
-            let insert = move |connection: &mut SqliteConnection| {
-                connection.immediate_transaction(|c| {
-                    let mut written = 0;
-                    for chunk in rows.chunks(ROWS_PER_STATEMENT) {
-                        let insert = diesel::insert_into(usage_records::table)
-                            .values(chunk)
-                            .on_conflict(usage_records::call_id)
-                            .do_nothing();
-                        written += diesel::RunQueryDsl::execute(insert, c)?;
-                    }
-                    Ok(written)
-                })
-            };
-            Ok(object.spawn_blocking(insert).await?)
+        let new: HashSet<String> = c.insert_rows(rows.clone()).await?.into_iter().collect();
+        let mut changes = Changes::default();
+        for row in rows.iter().filter(|row| new.contains(&row.call_id)) {
+            changes.note(&levels, row.request_time, &Place::of(row), Measures::of(row));
         }
+        c.add(changes.into_rows()).await?;
+        Ok(Inserted::Rows(new.len()))
+    })
+}
+
+/// Inside a transaction: inserts rows, and answers the calls that were new.
+trait InsertRows {
+    async fn insert_rows(&mut self, rows: Arc<Vec<NewUsage>>) -> Result<Vec<String>, DbError>;
+}
+
+macro_rules! inserting {
+    ($rows:expr) => {
+        diesel::insert_into(usage_records::table)
+            .values($rows)
+            .on_conflict(usage_records::call_id)
+            .do_nothing()
+            .returning(usage_records::call_id)
+    };
+}
+
+impl InsertRows for diesel_async::AsyncPgConnection {
+    async fn insert_rows(&mut self, rows: Arc<Vec<NewUsage>>) -> Result<Vec<String>, DbError> {
+        let mut new = Vec::with_capacity(rows.len());
+        for chunk in rows.chunks(ROWS_PER_STATEMENT) {
+            let insert = inserting!(chunk);
+            let inserted: Vec<String> =
+                diesel_async::RunQueryDsl::get_results(insert, self).await?;
+            new.extend(inserted);
+        }
+        Ok(new)
     }
+}
+
+// diesel-async has no multi-row insert for SQLite: one hop onto the connection's own thread.
+impl InsertRows for SqliteAsync {
+    async fn insert_rows(&mut self, rows: Arc<Vec<NewUsage>>) -> Result<Vec<String>, DbError> {
+        let work = move |c: &mut SqliteConnection| {
+            let mut new = Vec::with_capacity(rows.len());
+            for chunk in rows.chunks(ROWS_PER_STATEMENT) {
+                let inserted: Vec<String> = diesel::RunQueryDsl::get_results(inserting!(chunk), c)?;
+                new.extend(inserted);
+            }
+            Ok(new)
+        };
+        Ok(self.spawn_blocking(work).await?)
+    }
+}
+
+/// What a row's cost depends on, and what it is.
+#[derive(Debug, Clone, Queryable, Selectable)]
+#[diesel(table_name = usage_records)]
+pub struct Costed {
+    pub id: i64,
+    pub request_time: Timestamp,
+    pub user_id: i64,
+    pub key_id: Option<i64>,
+    pub endpoint_type: String,
+    pub model_id: String,
+    pub region: String,
+    pub input_tokens: Option<i64>,
+    pub output_tokens: Option<i64>,
+    pub cache_write_tokens: Option<i64>,
+    pub cache_write_1h_tokens: Option<i64>,
+    pub cache_read_tokens: Option<i64>,
+    pub estimated: bool,
+    pub cost_nano_usd: Option<i64>,
+    pub price_id: Option<i64>,
+}
+
+macro_rules! costed_after {
+    ($time:expr, $id:expr, $limit:expr) => {{
+        let same_time = usage_records::request_time.eq($time).and(usage_records::id.gt($id));
+        usage_records::table
+            .filter(usage_records::request_time.ge($time))
+            .filter(usage_records::request_time.gt($time).or(same_time))
+            .filter(usage_records::operation.ne("count_tokens"))
+            .order((usage_records::request_time, usage_records::id))
+            .limit($limit)
+            .select(Costed::as_select())
+    }};
+}
+/// Rows whose cost may have to change: a chunk of those from `from` on, after the row with this time and id, oldest
+/// first. Counting tokens costs nothing whatever the prices.
+pub async fn costed(
+    conn: &mut Conn,
+    from: Timestamp,
+    after: Option<(Timestamp, i64)>,
+    limit: i64,
+) -> Result<Vec<Costed>, DbError> {
+    let (time, id) = after.unwrap_or((from, 0));
+    Ok(on_conn!(conn, c => costed_after!(time, id, limit).load(c).await)?)
+}
+
+/// A row's cost and the price that made it.
+pub type Cost = (Option<i64>, Option<i64>);
+
+/// A chunk of rows that were priced anew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Repriced {
+    /// The last row looked at; `None` = there was none.
+    pub last: Option<(Timestamp, i64)>,
+    pub changed: usize,
+    /// Whether the ledger still has the version that the costs come from. If not, nothing was written.
+    pub current: bool,
+}
+
+/// Gives a chunk of [`costed`] rows the costs that `price` says, and moves their summaries by the differences, in one
+/// transaction.
+///
+/// # Errors
+/// The database's; [`DbError::LeaseLost`].
+pub async fn reprice(
+    conn: &mut Conn,
+    fence: Option<&Fence>,
+    from: Timestamp,
+    after: Option<(Timestamp, i64)>,
+    limit: i64,
+    version: i64,
+    price: impl Fn(&Costed) -> Cost + Send + Sync,
+) -> Result<Repriced, DbError> {
+    let (time, id) = after.unwrap_or((from, 0));
+    in_transaction!(conn, c => {
+        c.check_fence(fence).await?;
+        let levels = c.hold_levels(Hold::Alone).await?;
+        let newest: Option<i64> = model_costs::table.select(max(model_costs::id)).first(c).await?;
+        if newest.unwrap_or(0) != version {
+            return Ok::<_, DbError>(Repriced { last: after, changed: 0, current: false });
+        }
+        let rows: Vec<Costed> = costed_after!(time, id, limit).load(c).await?;
+        let mut changes = Changes::default();
+        let mut changed = 0;
+        for row in &rows {
+            let (cost, price_id) = price(row);
+            if (cost, price_id) == (row.cost_nano_usd, row.price_id) {
+                continue;
+            }
+            diesel::update(usage_records::table.find(row.id))
+                .set((usage_records::cost_nano_usd.eq(cost), usage_records::price_id.eq(price_id)))
+                .execute(c)
+                .await?;
+            let difference = Measures::of_cost(cost) - Measures::of_cost(row.cost_nano_usd);
+            let place = Place {
+                user_id: row.user_id,
+                key_id: row.key_id.unwrap_or(0),
+                model_id: row.model_id.clone(),
+                region: row.region.clone(),
+                endpoint_type: row.endpoint_type.clone(),
+            };
+            changes.note(&levels, row.request_time, &place, difference);
+            changed += 1;
+        }
+        c.add(changes.into_rows()).await?;
+        let last = rows.last().map(|row| (row.request_time, row.id));
+        Ok(Repriced { last, changed, current: true })
+    })
 }
 
 /// Which rows to list.
@@ -205,7 +358,7 @@ pub async fn list(
             .order((usage_records::request_time.desc(), usage_records::id.desc()))
             .limit(limit)
             .select(UsageRecord::as_select());
-        diesel_async::RunQueryDsl::load(page, c).await
+        page.load(c).await
     })?)
 }
 
@@ -213,7 +366,7 @@ pub async fn list(
 pub async fn count(conn: &mut Conn, filter: &Filter) -> Result<i64, DbError> {
     let ids: Vec<i64> = on_conn!(conn, c => {
         let first = filtered!(filter).select(usage_records::id).limit(COUNT_CAP + 1);
-        diesel_async::RunQueryDsl::load(first, c).await
+        first.load(c).await
     })?;
     Ok(ids.len() as i64)
 }

@@ -1,9 +1,13 @@
 //! JSON for people and scripts, in the shapes of our own API.
 
 pub mod audit;
+pub mod costs;
+mod export;
+pub mod jobs;
 pub mod keys;
 pub mod models;
 mod page;
+pub mod summaries;
 pub mod usage;
 pub mod users;
 
@@ -53,4 +57,12 @@ fn read_times(
         return Err(ApiError::parameter("end_date", "end_date is before start_date."));
     }
     Ok((start, end))
+}
+
+/// A name to compare with, if one is given. Longer than any id it is none, and a NUL is no text to Postgres.
+fn name(field: &'static str, text: Option<String>) -> Result<Option<String>, ApiError> {
+    if text.as_ref().is_some_and(|text| text.len() > 2048 || text.contains('\0')) {
+        return Err(ApiError::parameter(field, format!("{field} is no such name.")));
+    }
+    Ok(text)
 }

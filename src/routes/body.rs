@@ -292,6 +292,41 @@ impl<T: DeserializeOwned> FormOrJson<T> {
     }
 }
 
+/// The largest file (SEC-104).
+const FILE: usize = 5 << 20;
+
+/// A CSV file, still to be read.
+pub struct Csv {
+    request: HttpRequest,
+    payload: actix_web::dev::Payload,
+}
+
+impl Csv {
+    /// # Errors
+    /// 415 for what does not say that it is CSV, 413 beyond 5 MiB.
+    pub async fn read(self) -> Result<Bytes, ApiError> {
+        let worker = extract::worker(&self.request)?;
+        let body = read_small(&self.request, self.payload, FILE, &worker.shared).await?;
+        if content_type(&self.request) != "text/csv" {
+            let message = "This takes a CSV file (Content-Type: text/csv).";
+            return Err(ApiError::new(Code::UnsupportedMediaType, message));
+        }
+        Ok(body)
+    }
+}
+
+impl FromRequest for Csv {
+    type Error = ApiError;
+    type Future = Ready<Result<Self, ApiError>>;
+
+    fn from_request(request: &HttpRequest, payload: &mut actix_web::dev::Payload) -> Self::Future {
+        ready(Ok(Self { request: request.clone(), payload: payload.take() }))
+    }
+}
+
+impl Apiv2Schema for Csv {}
+impl OperationModifier for Csv {}
+
 macro_rules! json_bodies {
     ($($body:ident),*) => {$(
         impl<T> FromRequest for $body<T> {

@@ -23,6 +23,7 @@ use crate::{
     bedrock::{error::BedrockError, model_id::ModelIdError},
     db::DbError,
     limits::Exceeded,
+    pricing::import::BadLine,
     templates::{self, ErrorPage},
     usage::journal::JournalError,
 };
@@ -32,6 +33,7 @@ use crate::{
 pub enum Code {
     InvalidParameter,
     InvalidJson,
+    InvalidCsv,
     UnknownField,
     /// A sign-in that took too long, came twice, or began in another browser.
     LoginExpired,
@@ -69,6 +71,7 @@ impl Code {
         match self {
             Self::InvalidParameter => "invalid_parameter",
             Self::InvalidJson => "invalid_json",
+            Self::InvalidCsv => "invalid_csv",
             Self::UnknownField => "unknown_field",
             Self::LoginExpired => "login_expired",
             Self::SignInRefused => "sign_in_refused",
@@ -102,6 +105,7 @@ impl Code {
         match self {
             Self::InvalidParameter
             | Self::InvalidJson
+            | Self::InvalidCsv
             | Self::UnknownField
             | Self::LoginExpired
             | Self::OAuth(_) => StatusCode::BAD_REQUEST,
@@ -295,8 +299,17 @@ struct Telling {
     retry_after: Option<String>,
     /// The one at fault.
     field: Option<Cow<'static, str>>,
-    /// Several at once: field and message.
-    details: Vec<(String, String)>,
+    /// Several at once.
+    details: Vec<Detail>,
+}
+
+/// One of several things that are wrong.
+#[derive(Clone)]
+struct Detail {
+    /// Of a file.
+    line: Option<u64>,
+    field: String,
+    message: String,
 }
 
 impl ApiError {
@@ -347,10 +360,34 @@ impl ApiError {
         let names: Vec<String> = names.iter().take(MOST).map(|name| brief(name, 64)).collect();
         let first = names.first().cloned().unwrap_or_default();
         let message = format!("`{first}` is not a field of this request.");
-        let details = names.into_iter().map(|name| (name, "This field is not known.".to_owned()));
+        let details = names.into_iter().map(|field| Detail {
+            line: None,
+            field,
+            message: "This field is not known.".to_owned(),
+        });
         let mut error = Self::new(Code::UnknownField, message);
         error.telling.field = Some(first.into());
         error.telling.details = details.collect();
+        error
+    }
+
+    /// A file of prices with something wrong in it; every bad line is named.
+    pub fn csv(bad: Vec<BadLine>) -> Self {
+        let message = match bad.as_slice() {
+            [one] => format!("Line {} of the file is wrong: {}.", one.line, one.message),
+            [one, others @ ..] => format!(
+                "The file is wrong, and nothing was changed. Line {}: {}; and {} more, see details.",
+                one.line,
+                one.message,
+                others.len()
+            ),
+            [] => "The file is wrong.".to_owned(),
+        };
+        let mut error = Self::new(Code::InvalidCsv, message);
+        error.telling.details = bad
+            .into_iter()
+            .map(|BadLine { line, field, message }| Detail { line: Some(line), field, message })
+            .collect();
         error
     }
 
@@ -424,9 +461,15 @@ impl ApiError {
                     if let Some(field) = &self.telling.field {
                         members.insert("field".to_owned(), field.as_ref().into());
                     }
-                    if self.telling.details.len() > 1 {
-                        let detail = |(field, message): &(String, String)| json!({ "field": field, "message": message });
-                        let details = self.telling.details.iter().map(detail).collect();
+                    let details = &self.telling.details;
+                    if details.len() > 1 || details.iter().any(|detail| detail.line.is_some()) {
+                        let detail = |Detail { line, field, message }: &Detail| match line {
+                            Some(line) => {
+                                json!({ "line": line, "field": field, "message": message })
+                            }
+                            None => json!({ "field": field, "message": message }),
+                        };
+                        let details = details.iter().map(detail).collect();
                         members.insert("details".to_owned(), details);
                     }
                 }
@@ -670,7 +713,7 @@ impl From<DbError> for ApiError {
                 Code::AuditUnavailable,
                 "The audit log cannot be written at the moment, so nothing was changed. Try again.",
             ),
-            DbError::Query(_) | DbError::Schema(_) => {
+            DbError::Query(_) | DbError::Schema(_) | DbError::LeaseLost(_) => {
                 (Code::Internal, "The service failed to answer this request.")
             }
         };

@@ -6,13 +6,14 @@ use awc::http::Uri;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::{
-    Alias, Aws, Database, InferenceProfile, Jwt, Metrics, Models, Need, Prefixes, Problem, Secrets,
-    Server, Settings, is_loopback,
+    Alias, Aws, Database, InferenceProfile, Jobs, Jwt, Metrics, Models, Need, Prefixes, Problem,
+    Secrets, Server, Settings, is_loopback,
     rules::{Action, BetaRule, FieldRule, Send},
 };
 use crate::{
     anthropic::models::shipped_id,
     bedrock::model_id::{ModelId, ModelIdError, PREFIXES},
+    jobs::schedule::{self, Schedule},
 };
 
 const MIB: usize = 1 << 20;
@@ -104,16 +105,43 @@ pub(super) fn check(settings: &Settings, need: Need) -> Vec<Problem> {
     let sane =
         [keys.default_expiry_days, keys.max_expiry_days].iter().flatten().all(|d| *d <= longest);
     check.that(sane, "api_keys.max_expiry_days", format!("must be at most {longest}"));
+    jobs(&mut check, &settings.jobs);
     let shutdown = &settings.shutdown;
     for (key, value) in [
         ("shutdown.pre_drain_seconds", shutdown.pre_drain_seconds),
         ("shutdown.timeout_seconds", shutdown.timeout_seconds),
         ("shutdown.streaming_timeout_seconds", shutdown.streaming_timeout_seconds),
         ("shutdown.token_tracking_timeout_seconds", shutdown.token_tracking_timeout_seconds),
+        ("shutdown.background_task_timeout_seconds", shutdown.background_task_timeout_seconds),
     ] {
         check.that(value <= 86_400, key, "must be at most 86400 (a day)");
     }
     check.0
+}
+
+fn jobs(check: &mut Check, jobs: &Jobs) {
+    let zone = schedule::zone(&jobs.timezone);
+    let wrong = zone.as_ref().err().map(ToString::to_string);
+    check.that(wrong.is_none(), "jobs.timezone", wrong.unwrap_or_default());
+    for (key, text) in [
+        ("jobs.usage_summaries.schedule", &jobs.usage_summaries.schedule),
+        ("jobs.usage_cleanup.schedule", &jobs.usage_cleanup.schedule),
+        ("jobs.price_check.schedule", &jobs.price_check.schedule),
+        ("jobs.audit_retention.schedule", &jobs.audit_retention.schedule),
+    ] {
+        let wrong = Schedule::new(text, zone.clone().unwrap_or_default()).err();
+        check.that(wrong.is_none(), key, wrong.map(|e| e.to_string()).unwrap_or_default());
+    }
+    let kept = &jobs.usage_cleanup.summaries_retention_days;
+    for (key, days) in [
+        ("jobs.usage_cleanup.raw_records_days", jobs.usage_cleanup.raw_records_days),
+        ("jobs.usage_cleanup.summaries_retention_days.hourly", kept.hourly),
+        ("jobs.usage_cleanup.summaries_retention_days.daily", kept.daily),
+        ("jobs.usage_cleanup.summaries_retention_days.weekly", kept.weekly),
+        ("jobs.usage_cleanup.summaries_retention_days.monthly", kept.monthly),
+    ] {
+        check.that((1..=36_500).contains(&days), key, "must be 1 to 36500 days");
+    }
 }
 
 /// Rows of the tables that could do nothing but harm.

@@ -143,6 +143,7 @@ on_both_databases!(what_an_operator_does_is_in_the_audit_log_with_an_unbroken_ch
         events,
         [
             "migration",
+            "prices_seeded",
             "secrets_in_use",
             "user_created",
             "key_created",
@@ -154,7 +155,7 @@ on_both_databases!(what_an_operator_does_is_in_the_audit_log_with_an_unbroken_ch
     let verdict = app.command(&["audit", "verify"]);
     assert!(verdict.status.success(), "{verdict:?}");
     let told = text(&verdict.stdout);
-    assert!(told.starts_with("7 events in ") && told.contains("each is what was written"), "{told}");
+    assert!(told.starts_with("8 events in ") && told.contains("each is what was written"), "{told}");
     assert!(!told.contains("password"), "{told}");
 });
 

@@ -230,8 +230,8 @@ async fn a_previous_encryption_key_still_opens_what_it_sealed() {
 
 #[actix_web::test]
 async fn the_audit_log_and_what_is_over_are_cleared_away_by_age() {
-    let app =
-        builder().set("AUDIT__RETENTION_DAYS", 30).set("CACHE__CLEANUP_INTERVAL", 1).start().await;
+    let app = builder().set("AUDIT__RETENTION_DAYS", 30).set("CACHE__CLEANUP_INTERVAL", 1);
+    let app = app.set("JOBS__AUDIT_RETENTION__SCHEDULE", "* * * * * *").start().await;
     app.signed_in(DEVELOPER).await;
     app.create_key(PERSON).await;
     let old = bedrock_sso_proxy::db::now() - chrono::TimeDelta::days(31);

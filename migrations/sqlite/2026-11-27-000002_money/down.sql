@@ -1,0 +1,9 @@
+DROP TABLE job_runs;
+DROP TABLE job_leases;
+DROP INDEX usage_records_failed;
+DROP INDEX usage_records_region_time;
+DROP INDEX usage_records_model_time;
+DROP INDEX usage_records_key_time;
+DROP TABLE usage_levels;
+DROP TABLE usage_summaries;
+DROP TABLE model_costs;

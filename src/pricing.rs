@@ -1,0 +1,138 @@
+//! What a call costs: prices, which of them counts for a call, and the sum. Pure, but for [`ledger`]; a call's tokens are
+//! counted by `usage`.
+
+pub mod import;
+pub mod ledger;
+pub mod money;
+pub mod shipped;
+
+use std::collections::HashMap;
+
+use crate::{
+    bedrock::model_id::{foundation, without_prefix},
+    db::Timestamp,
+    usage::TokenCounts,
+};
+
+/// The region of a price for every region that has none of its own.
+pub const ANY_REGION: &str = "*";
+
+/// Above so many prompt tokens the whole call has the price for long context, where there is one (protocol reference,
+/// 6.1: "whole request re-priced above 200K prompt tokens").
+pub const LONG_PROMPT: i64 = 200_000;
+
+/// Pico-dollars per token. `None` = unknown or not offered, 0 = free.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Rates {
+    pub input: Option<i64>,
+    pub output: Option<i64>,
+    /// Writes that are kept for five minutes.
+    pub cache_write: Option<i64>,
+    /// Writes that are kept for an hour.
+    pub cache_write_1h: Option<i64>,
+    pub cache_read: Option<i64>,
+}
+
+/// A row of the ledger of prices.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Price {
+    pub id: i64,
+    pub valid_from: Timestamp,
+    /// From `valid_from` on there is no price here: a deletion in a ledger that is only added to.
+    pub ended: bool,
+    pub rates: Rates,
+    /// For calls with more than [`LONG_PROMPT`] prompt tokens; `None` = as any other call.
+    pub long: Option<Rates>,
+}
+
+/// Every price of every time, by model and region.
+#[derive(Debug, Default)]
+pub struct Book {
+    /// Model id, profile id or ARN; region; prices, the oldest first.
+    models: HashMap<String, HashMap<String, Vec<Price>>>,
+}
+
+impl Book {
+    /// `rows` are region (or [`ANY_REGION`]), model (an id, the id of a profile, or an ARN) and price, in any order.
+    pub fn new(rows: impl IntoIterator<Item = (String, String, Price)>) -> Self {
+        let mut models: HashMap<String, HashMap<String, Vec<Price>>> = HashMap::new();
+        for (region, model_id, price) in rows {
+            models.entry(model_id).or_default().entry(region).or_default().push(price);
+        }
+        for prices in models.values_mut().flat_map(HashMap::values_mut) {
+            prices.sort_by_key(|price| (price.valid_from, price.id));
+        }
+        Self { models }
+    }
+
+    /// The price of a call to this model in this region at this time; `None` = not known.
+    ///
+    /// The first that has one of: (region, full id), (`*`, full id), (region, bare id), (`*`, bare id) (protocol
+    /// reference, 6.2). The full id comes first since profiles of a geography cost more than the model. An ARN of a
+    /// foundation model or an inference profile is itself a full id before the one in it; any other ARN says nothing of
+    /// its model, and has a price only under its own name.
+    pub fn find(&self, region: &str, model_id: &str, at: Timestamp) -> Option<&Price> {
+        let either = |id| {
+            let own = self.find_exact(region, id, at);
+            own.or_else(|| self.find_exact(ANY_REGION, id, at))
+        };
+        let full = in_arn(model_id);
+        let bare = without_prefix(full);
+        let full_differs = full.len() < model_id.len(); // each is the end of the one before
+        let bare_differs = bare.len() < full.len();
+        either(model_id)
+            .or_else(|| full_differs.then(|| either(full))?)
+            .or_else(|| bare_differs.then(|| either(bare))?)
+    }
+
+    /// Whether there ever was a row under exactly this key.
+    pub fn knows(&self, region: &str, model_id: &str) -> bool {
+        self.models.get(model_id).is_some_and(|regions| regions.contains_key(region))
+    }
+
+    /// The price under exactly this key at this time: of those that are valid from then or earlier the latest, the
+    /// newest row among equals; `None` if there is none or that one ended the price.
+    pub fn find_exact(&self, region: &str, model_id: &str, at: Timestamp) -> Option<&Price> {
+        let prices = self.models.get(model_id)?.get(region)?;
+        let later = prices.partition_point(|price| price.valid_from <= at);
+        let last = prices.get(later.checked_sub(1)?)?;
+        (!last.ended).then_some(last)
+    }
+}
+
+/// What a call costs in nano-dollars, rounded half up once, over all; `None` = not known.
+///
+/// A class with tokens and no price makes the whole unknown; a class without tokens needs no price. A negative count is
+/// none. `None` also stands for a cost beyond an `i64`, which is nine billion dollars for one call: counts up to 2^40
+/// stay below it at any price under one dollar per 1,000 tokens.
+pub fn cost(tokens: &TokenCounts, price: Option<&Price>) -> Option<i64> {
+    let count = |reported: Option<i64>| i128::from(reported.unwrap_or(0).max(0));
+    let (input, cache_read) = (count(tokens.input), count(tokens.cache_read));
+    let hour = count(tokens.cache_write_1h);
+    let five_minutes = (count(tokens.cache_write) - hour).max(0);
+    let prompt = input + five_minutes + hour + cache_read;
+    let rates = price.map_or_else(Rates::default, |price| match price.long {
+        Some(long) if prompt > i128::from(LONG_PROMPT) => long,
+        _ => price.rates,
+    });
+    let classes = [
+        (input, rates.input),
+        (count(tokens.output), rates.output),
+        (five_minutes, rates.cache_write),
+        (hour, rates.cache_write_1h),
+        (cache_read, rates.cache_read),
+    ];
+    let used = classes.into_iter().filter(|(tokens, _)| *tokens > 0);
+    let pico = used.map(|(tokens, rate)| tokens.checked_mul(i128::from(rate?)));
+    let pico = pico.into_iter().try_fold(0_i128, |sum, class| sum.checked_add(class?))?;
+    i64::try_from(pico.checked_add(500)? / 1000).ok()
+}
+
+/// The id in an ARN that says what it runs, with its prefix; anything else as it is.
+fn in_arn(model_id: &str) -> &str {
+    let says = model_id.starts_with("arn:") && foundation(model_id) != model_id;
+    if says { model_id.rsplit('/').next().unwrap_or(model_id) } else { model_id }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,492 @@
+//! The price ledger in the database: read into a [`Book`], seeded with the shipped prices, changed by an import or by
+//! hand. The one part of pricing that asks the database.
+
+use serde_json::json;
+
+use super::{
+    Book, Price, Rates, cost,
+    import::{self, Comparison, Entry, Tiers},
+    money, shipped,
+};
+use crate::{
+    db::{
+        Conn, DbError, Timestamp,
+        audit::Origin,
+        prices::{self, Change, ModelCost, NewModelCost},
+        summaries::Measures,
+        usage::{Cost, Costed, NewUsage},
+    },
+    usage::TokenCounts,
+};
+
+/// Shipped prices without a date of their own count for calls of any time.
+fn always() -> Timestamp {
+    chrono::NaiveDate::from_ymd_opt(2000, 1, 1).unwrap_or_default().into()
+}
+
+/// Who says what a price is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    Shipped,
+    Imported,
+    Manual,
+}
+
+impl Source {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Shipped => "shipped",
+            Self::Imported => "imported",
+            Self::Manual => "manual",
+        }
+    }
+}
+
+/// The ledger as it was read.
+#[derive(Debug, Default)]
+pub struct Ledger {
+    /// The highest id in it.
+    pub version: i64,
+    book: Book,
+}
+
+impl Ledger {
+    /// # Errors
+    /// The database's.
+    pub async fn read(conn: &mut Conn) -> Result<Self, DbError> {
+        let rows = ModelCost::all(conn).await?;
+        let version = rows.last().map_or(0, |row| row.id);
+        Ok(Self { version, book: book(rows) })
+    }
+
+    /// What a row costs. `None` = the price of a class that it used is not known, or nothing is known of its tokens.
+    /// Counting tokens costs nothing.
+    pub fn price(&self, row: &NewUsage) -> Cost {
+        if row.operation == "count_tokens" {
+            return (Some(0), None);
+        }
+        let tokens = TokenCounts {
+            input: row.input_tokens,
+            output: row.output_tokens,
+            cache_write: row.cache_write_tokens,
+            cache_write_1h: row.cache_write_1h_tokens,
+            cache_read: row.cache_read_tokens,
+        };
+        self.of(&row.region, &row.model_id, row.request_time, tokens, row.estimated)
+    }
+
+    /// The same for a row that was written.
+    pub fn price_again(&self, row: &Costed) -> Cost {
+        let tokens = TokenCounts {
+            input: row.input_tokens,
+            output: row.output_tokens,
+            cache_write: row.cache_write_tokens,
+            cache_write_1h: row.cache_write_1h_tokens,
+            cache_read: row.cache_read_tokens,
+        };
+        self.of(&row.region, &row.model_id, row.request_time, tokens, row.estimated)
+    }
+
+    /// What keeps calls of a model from having a cost, given the tokens that they used together.
+    pub fn lacks(
+        &self,
+        region: &str,
+        model_id: &str,
+        used: &Measures,
+        now: Timestamp,
+    ) -> Option<Lack> {
+        let Some(price) = self.book.find(region, model_id, now) else { return Some(Lack::Price) };
+        let five_minutes = used.cache_write_tokens - used.cache_write_1h_tokens;
+        let classes = [
+            (used.input_tokens, price.rates.input, Lack::Input),
+            (used.output_tokens, price.rates.output, Lack::Output),
+            (five_minutes, price.rates.cache_write, Lack::CacheWrite),
+            (used.cache_write_1h_tokens, price.rates.cache_write_1h, Lack::CacheWrite1h),
+            (used.cache_read_tokens, price.rates.cache_read, Lack::CacheRead),
+        ];
+        let lacking = classes.into_iter().find(|(used, rate, _)| *used > 0 && rate.is_none());
+        lacking.map(|(.., lack)| lack)
+    }
+
+    fn of(
+        &self,
+        region: &str,
+        model_id: &str,
+        at: Timestamp,
+        tokens: TokenCounts,
+        estimated: bool,
+    ) -> Cost {
+        if estimated && tokens.is_empty() {
+            return (None, None);
+        }
+        let price = self.book.find(region, model_id, at);
+        (cost(&tokens, price), price.map(|price| price.id))
+    }
+}
+
+/// What is not known of a model that was called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lack {
+    Price,
+    Input,
+    Output,
+    CacheWrite,
+    CacheWrite1h,
+    CacheRead,
+}
+
+impl Lack {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Price => "it has no price",
+            Self::Input => "its price has none for input",
+            Self::Output => "its price has none for output",
+            Self::CacheWrite => "its price has none for cache writes of five minutes",
+            Self::CacheWrite1h => "its price has none for cache writes of an hour",
+            Self::CacheRead => "its price has none for cache reads",
+        }
+    }
+}
+
+fn book(rows: Vec<ModelCost>) -> Book {
+    Book::new(rows.into_iter().map(|row| {
+        let price = Price {
+            id: row.id,
+            valid_from: row.valid_from,
+            ended: row.ended,
+            rates: rates(&row),
+            long: long(&row),
+        };
+        (row.region, row.model_id, price)
+    }))
+}
+
+/// The prices of a row.
+pub fn rates(row: &ModelCost) -> Rates {
+    Rates {
+        input: row.input,
+        output: row.output,
+        cache_write: row.cache_write,
+        cache_write_1h: row.cache_write_1h,
+        cache_read: row.cache_read,
+    }
+}
+
+/// Its prices for long prompts, where it has any.
+pub fn long(row: &ModelCost) -> Option<Rates> {
+    let long = Rates {
+        input: row.long_input,
+        output: row.long_output,
+        cache_write: row.long_cache_write,
+        cache_write_1h: row.long_cache_write_1h,
+        cache_read: row.long_cache_read,
+    };
+    (long != Rates::default()).then_some(long)
+}
+
+/// A row to add.
+fn new_row(
+    (region, model_id): (&str, &str),
+    valid_from: Timestamp,
+    (rates, long): Tiers,
+    source: Source,
+    now: Timestamp,
+) -> NewModelCost {
+    let long = long.unwrap_or_default();
+    NewModelCost {
+        region: region.to_owned(),
+        model_id: model_id.to_owned(),
+        valid_from,
+        ended: false,
+        input: rates.input,
+        output: rates.output,
+        cache_write: rates.cache_write,
+        cache_write_1h: rates.cache_write_1h,
+        cache_read: rates.cache_read,
+        long_input: long.input,
+        long_output: long.output,
+        long_cache_write: long.cache_write,
+        long_cache_write_1h: long.cache_write_1h,
+        long_cache_read: long.cache_read,
+        source: source.as_str().to_owned(),
+        created_at: now,
+    }
+}
+
+/// What seeding did, or found.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Seeded {
+    pub added: usize,
+    /// Shipped prices that were older and are now as shipped.
+    pub refreshed: usize,
+    /// Shipped prices that are older, and stay so without `--force-seed`.
+    pub differing: usize,
+}
+
+/// Adds shipped prices that are not there at all. With `refresh` those that came with an older release become what this
+/// one ships, from now on. What was imported, made by hand or ended by hand stays as it is.
+///
+/// # Errors
+/// The database's.
+pub async fn seed(conn: &mut Conn, refresh: bool, origin: &Origin) -> Result<Seeded, DbError> {
+    // Mostly there is nothing to do, and nobody has to wait for it.
+    let (rows, seeded) = plan_seed(&ModelCost::all(conn).await?, refresh, crate::db::now());
+    if rows.is_empty() {
+        return Ok(seeded);
+    }
+    prices::change(conn, None, origin, move |now, known| {
+        let (rows, seeded) = plan_seed(&known, refresh, now);
+        let Seeded { added, refreshed, .. } = seeded;
+        let metadata = json!({ "added": added, "refreshed": refreshed });
+        let event = (!rows.is_empty()).then(|| ("prices_seeded", "prices".to_owned(), metadata));
+        Change { rows, event, answer: seeded }
+    })
+    .await
+}
+
+fn plan_seed(known: &[ModelCost], refresh: bool, now: Timestamp) -> (Vec<NewModelCost>, Seeded) {
+    let mut newest = std::collections::HashMap::new();
+    for row in known {
+        let at = newest.entry((row.region.as_str(), row.model_id.as_str())).or_insert(row);
+        if (row.valid_from, row.id) > (at.valid_from, at.id) {
+            *at = row;
+        }
+    }
+    let mut seeded = Seeded::default();
+    let mut rows = Vec::new();
+    for entry in shipped::shipped() {
+        let key = (entry.region.as_str(), entry.model_id.as_str());
+        let tiers = (entry.rates, entry.long);
+        match newest.get(&key) {
+            None => {
+                seeded.added += 1;
+                let from = entry.valid_from.unwrap_or_else(always);
+                rows.push(new_row(key, from, tiers, Source::Shipped, now));
+            }
+            Some(row) if row.source != Source::Shipped.as_str() || row.ended => {}
+            Some(row) if (rates(row), long(row)) == tiers => {}
+            Some(_) if refresh => {
+                seeded.refreshed += 1;
+                let from = entry.valid_from.unwrap_or(now);
+                rows.push(new_row(key, from, tiers, Source::Shipped, now));
+            }
+            Some(_) => seeded.differing += 1,
+        }
+    }
+    (rows, seeded)
+}
+
+/// What an import changes, or would.
+#[derive(Debug, Default)]
+pub struct Imported {
+    pub added: usize,
+    pub changed: usize,
+    pub unchanged: usize,
+    /// What was added or changed, with the price that counted before.
+    pub changes: Vec<(Entry, Option<Tiers>)>,
+}
+
+/// Compares prices with those that count, and adds those that differ, in one transaction; a dry run adds nothing.
+///
+/// # Errors
+/// The database's.
+pub async fn import(
+    conn: &mut Conn,
+    entries: Vec<Entry>,
+    dry_run: bool,
+    origin: &Origin,
+) -> Result<Imported, DbError> {
+    prices::change(conn, None, origin, move |now, known| {
+        let book = book(known);
+        let before = |entry: &Entry| {
+            let at = entry.valid_from.unwrap_or(now);
+            let price = book.find_exact(&entry.region, &entry.model_id, at)?;
+            Some((price.rates, price.long))
+        };
+        let Comparison { added, changed, unchanged, changes } = import::compare(&entries, before);
+        let rows: Vec<NewModelCost> = changes
+            .iter()
+            .map(|change| {
+                let entry = change.entry;
+                let key = (entry.region.as_str(), entry.model_id.as_str());
+                let from = entry.valid_from.unwrap_or_else(|| begins(&book, key, now));
+                new_row(key, from, (entry.rates, entry.long), Source::Imported, now)
+            })
+            .collect();
+        let changes = changes.into_iter().map(|change| (change.entry.clone(), change.before));
+        let answer = Imported { added, changed, unchanged, changes: changes.collect() };
+        let metadata = json!({ "added": added, "changed": changed, "unchanged": unchanged });
+        let event = (!dry_run && !rows.is_empty())
+            .then(|| ("prices_imported", "prices".to_owned(), metadata));
+        Change { rows: if dry_run { Vec::new() } else { rows }, event, answer }
+    })
+    .await
+}
+
+/// From when on a price counts that does not say so: from now on; but if calls to this model had no price so far, from
+/// the beginning, so that those that were made can be priced, too.
+fn begins(book: &Book, (region, model_id): (&str, &str), now: Timestamp) -> Timestamp {
+    let had_one = book.find(region, model_id, now).is_some() || book.knows(region, model_id);
+    if had_one { now } else { always() }
+}
+
+/// Sets the price of one region and id. Answers false if that is what it was.
+///
+/// # Errors
+/// The database's.
+pub async fn set(
+    conn: &mut Conn,
+    (region, model_id): (&str, &str),
+    valid_from: Option<Timestamp>,
+    tiers: Tiers,
+    origin: &Origin,
+) -> Result<bool, DbError> {
+    let names = names(model_id);
+    prices::change(conn, Some(&names), origin, |now, known| {
+        let book = book(known);
+        let key = (region, model_id);
+        let from = valid_from.unwrap_or_else(|| begins(&book, key, now));
+        let before = book.find_exact(region, model_id, valid_from.unwrap_or(now));
+        let before = before.map(|price| (price.rates, price.long));
+        if before == Some(tiers) {
+            return Change { rows: Vec::new(), event: None, answer: false };
+        }
+        let metadata = json!({
+            "valid_from": from.and_utc().to_rfc3339(),
+            "before": before.map(shown),
+            "after": shown(tiers),
+        });
+        let event = ("price_set", format!("price:{region}/{model_id}"), metadata);
+        let rows = vec![new_row(key, from, tiers, Source::Manual, now)];
+        Change { rows, event: Some(event), answer: true }
+    })
+    .await
+}
+
+/// Ends the price of one region and id from now on. Answers false if there was none.
+///
+/// # Errors
+/// The database's.
+pub async fn end(
+    conn: &mut Conn,
+    (region, model_id): (&str, &str),
+    origin: &Origin,
+) -> Result<bool, DbError> {
+    prices::change(conn, Some(&[model_id]), origin, |now, known| {
+        let book = book(known);
+        let Some(price) = book.find_exact(region, model_id, now) else {
+            return Change { rows: Vec::new(), event: None, answer: false };
+        };
+        let metadata = json!({ "before": shown((price.rates, price.long)) });
+        let event = ("price_ended", format!("price:{region}/{model_id}"), metadata);
+        let none = (Rates::default(), None);
+        let row = new_row((region, model_id), now, none, Source::Manual, now);
+        let rows = vec![NewModelCost { ended: true, ..row }];
+        Change { rows, event: Some(event), answer: true }
+    })
+    .await
+}
+
+/// Under which ids a call to this one may be priced.
+fn names(model_id: &str) -> Vec<&str> {
+    let full = super::in_arn(model_id);
+    vec![model_id, full, crate::bedrock::model_id::without_prefix(full)]
+}
+
+/// Prices for the audit log, in dollars per 1,000 tokens.
+fn shown((rates, long): Tiers) -> serde_json::Value {
+    let one = |rates: Rates| {
+        json!({
+            "input": rates.input.map(money::price),
+            "output": rates.output.map(money::price),
+            "cache_write": rates.cache_write.map(money::price),
+            "cache_write_1h": rates.cache_write_1h.map(money::price),
+            "cache_read": rates.cache_read.map(money::price),
+        })
+    };
+    json!({ "prices": one(rates), "long": long.map(one) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kept(rows: &[NewModelCost]) -> Vec<ModelCost> {
+        let rows = rows.iter().cloned().enumerate();
+        rows.map(|(at, row)| {
+            let NewModelCost {
+                region,
+                model_id,
+                valid_from,
+                ended,
+                input,
+                output,
+                cache_write,
+                cache_write_1h,
+                cache_read,
+                long_input,
+                long_output,
+                long_cache_write,
+                long_cache_write_1h,
+                long_cache_read,
+                source,
+                created_at,
+            } = row;
+            ModelCost {
+                id: at as i64 + 1,
+                region,
+                model_id,
+                valid_from,
+                ended,
+                input,
+                output,
+                cache_write,
+                cache_write_1h,
+                cache_read,
+                long_input,
+                long_output,
+                long_cache_write,
+                long_cache_write_1h,
+                long_cache_read,
+                source,
+                created_at,
+            }
+        })
+        .collect()
+    }
+
+    fn now() -> Timestamp {
+        "2026-11-27T12:00:00".parse().unwrap()
+    }
+
+    #[test]
+    fn an_empty_ledger_gets_every_shipped_price_and_a_full_one_nothing() {
+        let (rows, seeded) = plan_seed(&[], false, now());
+        let known = kept(&rows);
+
+        let (again, nothing) = plan_seed(&known, true, now());
+
+        assert_eq!(seeded.added, shipped::shipped().len());
+        assert!(rows.iter().all(|row| row.valid_from == always()));
+        assert_eq!((again, nothing), (Vec::new(), Seeded::default()));
+    }
+
+    #[test]
+    fn a_refresh_replaces_what_was_shipped_and_keeps_what_was_not() {
+        let mut known = kept(&plan_seed(&[], false, now()).0);
+        let [old, by_hand, ended, ..] = known.as_mut_slice() else { panic!("three rows") };
+        old.input = Some(1);
+        by_hand.input = Some(2);
+        by_hand.source = "manual".to_owned();
+        ended.ended = true;
+        let key = (old.region.clone(), old.model_id.clone());
+
+        let (left, found) = plan_seed(&known, false, now());
+        let (rows, refreshed) = plan_seed(&known, true, now());
+
+        assert_eq!((left.len(), found.differing), (0, 1));
+        assert_eq!((rows.len(), refreshed.refreshed, refreshed.added), (1, 1, 0));
+        assert_eq!((rows[0].region.clone(), rows[0].model_id.clone()), key);
+        assert_eq!(rows[0].valid_from, now());
+    }
+}

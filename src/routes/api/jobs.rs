@@ -1,0 +1,141 @@
+//! `/api/admin/jobs`: what runs by itself, how it went, and running it now.
+
+use actix_web::{HttpRequest, HttpResponse, web::Data};
+use paperclip::actix::{
+    Apiv2Schema, api_v2_operation,
+    web::{Json, Path},
+};
+use serde::Serialize;
+use serde_json::json;
+
+use crate::{
+    actors::summary::Start,
+    db::{
+        self, Timestamp,
+        audit::{self, Event},
+        jobs::JobRun,
+    },
+    jobs::{self, Job, JobError},
+    routes::{
+        error::{ApiError, Code},
+        extract::Admin,
+        surface,
+    },
+    state::Worker,
+};
+
+/// The jobs.
+#[derive(Debug, Serialize, Apiv2Schema)]
+pub struct JobList {
+    pub jobs: Vec<JobEntry>,
+}
+
+/// One job, and how it went last.
+#[derive(Debug, Serialize, Apiv2Schema)]
+pub struct JobEntry {
+    name: &'static str,
+    description: &'static str,
+    /// A cron expression.
+    schedule: String,
+    /// Of the schedule.
+    timezone: String,
+    /// false: nothing runs by itself (jobs.enabled).
+    enabled: bool,
+    #[serde(serialize_with = "super::time_or_null")]
+    next_run_at: Option<Timestamp>,
+    last_run: Option<RunEntry>,
+}
+
+/// One run.
+#[derive(Debug, Serialize, Apiv2Schema)]
+pub struct RunEntry {
+    run_id: i64,
+    #[serde(serialize_with = "super::time")]
+    started_at: Timestamp,
+    /// null: it runs.
+    #[serde(serialize_with = "super::time_or_null")]
+    finished_at: Option<Timestamp>,
+    /// success, failed, stopped (by a shutdown), interrupted (its process died) or running.
+    outcome: String,
+    /// Rows that it changed.
+    rows: Option<i64>,
+    message: Option<String>,
+    /// Who ran it.
+    instance: String,
+    /// The time of the schedule that it was for; null = somebody asked for it.
+    #[serde(serialize_with = "super::time_or_null")]
+    slot: Option<Timestamp>,
+}
+
+impl From<JobRun> for RunEntry {
+    fn from(run: JobRun) -> Self {
+        Self {
+            run_id: run.id,
+            started_at: run.started_at,
+            finished_at: run.finished_at,
+            outcome: run.outcome.unwrap_or_else(|| "running".to_owned()),
+            rows: run.rows,
+            message: run.message,
+            instance: run.instance,
+            slot: run.slot,
+        }
+    }
+}
+
+/// What runs by itself
+///
+/// When, and how it went last, on whichever instance.
+#[api_v2_operation(tags(Administration), operation_id = "listJobs")]
+pub async fn list(_admin: Admin, worker: Data<Worker>) -> Result<Json<JobList>, ApiError> {
+    let rules = &worker.shared.jobs;
+    let mut conn = worker.shared.pool.reader().await?;
+    let standing = jobs::standing(&mut conn, rules, db::now()).await?;
+    let entry = |standing: jobs::Standing| JobEntry {
+        name: standing.job.name(),
+        description: standing.job.about(),
+        schedule: standing.schedule,
+        timezone: rules.zone().name().to_owned(),
+        enabled: rules.enabled,
+        next_run_at: standing.next_run_at,
+        last_run: standing.last_run.map(RunEntry::from),
+    };
+    Ok(Json(JobList { jobs: standing.into_iter().map(entry).collect() }))
+}
+
+/// Run a job now
+///
+/// It is started here and goes on by itself; how it went is in the list.
+#[api_v2_operation(tags(Administration), operation_id = "runJob")]
+pub async fn run(
+    request: HttpRequest,
+    admin: Admin,
+    path: Path<String>,
+    worker: Data<Worker>,
+) -> Result<HttpResponse, ApiError> {
+    let Some(job) = Job::named(&path) else {
+        let names: Vec<&str> = Job::ALL.into_iter().map(Job::name).collect();
+        let message = format!("There is no such job; there are {}.", names.join(", "));
+        return Err(ApiError::new(Code::NotFound, message));
+    };
+    let origin = surface::origin(&request, Some(&admin.0));
+    let event = Event {
+        object: format!("job:{}", job.name()),
+        ..Event::new(db::now(), "job_run_asked", &origin)
+    };
+    audit::record(&mut worker.shared.pool.writer().await?, event).await?;
+    let scheduler = worker.shared.actors.summary.address();
+    let started = scheduler.send(Start(job)).await.map_err(|error| {
+        ApiError::new(Code::Internal, "The job could not be started.").caused_by(error)
+    })?;
+    match started {
+        Ok(run_id) => Ok(HttpResponse::Accepted().json(json!({ "run_id": run_id }))),
+        Err(JobError::Running { holder, .. }) => {
+            let message = format!("This job runs already, on {holder}.");
+            Err(ApiError::new(Code::Conflict, message))
+        }
+        Err(JobError::Stopped) => {
+            Err(ApiError::new(Code::ShuttingDown, "The service is stopping. Try again."))
+        }
+        Err(JobError::Database(error)) => Err(error.into()),
+    }
+}
