@@ -32,5 +32,6 @@ mod secrets;
 mod settings;
 mod sign_in;
 mod streams;
+mod summaries;
 mod tokens;
 mod usage;

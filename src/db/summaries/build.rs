@@ -235,32 +235,18 @@ async fn correct<C: Sources + WriteSummaries>(
         .collect();
     target.retain(|place, measures| place.user_id != EVERYBODY && !measures.is_zero());
 
-    let mut wanted = Sums::new();
-    if scope.is_everything() {
-        for (place, measures) in &target {
-            *wanted.entry(place.of_everybody()).or_default() += *measures;
-        }
-        wanted.extend(target.iter().map(|(place, measures)| (place.clone(), *measures)));
-    } else {
-        // Of everybody's row only the part moves that these places had in it.
-        let everybody: Vec<(Place, Measures)> = there
-            .iter()
-            .filter(|(place, _)| place.user_id == EVERYBODY)
-            .map(|(place, measures)| (place.clone(), *measures))
-            .collect();
-        wanted.extend(everybody);
-        let own =
-            there.iter().filter(|(place, _)| place.user_id != EVERYBODY && scope.holds(place));
-        for (place, measures) in own {
-            *wanted.entry(place.of_everybody()).or_default() += -*measures;
-        }
-        for (place, measures) in target.iter().filter(|(place, _)| scope.holds(place)) {
-            *wanted.entry(place.of_everybody()).or_default() += *measures;
-            wanted.insert(place.clone(), *measures);
-        }
-        wanted.retain(|_, measures| !measures.is_zero());
-        there.retain(|place, _| place.user_id == EVERYBODY || scope.holds(place));
+    // What is out of scope stays; the rows of everybody are the sums of all that there is then.
+    let mut wanted: Sums = there
+        .iter()
+        .filter(|(place, _)| place.user_id != EVERYBODY && !scope.holds(place))
+        .chain(target.iter().filter(|(place, _)| scope.holds(place)))
+        .map(|(place, measures)| (place.clone(), *measures))
+        .collect();
+    let mut everybody = Sums::new();
+    for (place, measures) in &wanted {
+        *everybody.entry(place.of_everybody()).or_default() += *measures;
     }
+    wanted.extend(everybody);
 
     let mut changed = Changed::default();
     let mut rows = Vec::new();
