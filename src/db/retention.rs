@@ -74,8 +74,11 @@ pub async fn remove_some(
                 .limit(limit)
                 .load(c)
                 .await?;
+            if ids.is_empty() {
+                return Ok::<_, DbError>(0);
+            }
             let some = usage_records::table.filter(usage_records::id.eq_any(ids));
-            return Ok::<_, DbError>(diesel::delete(some).execute(c).await?);
+            return Ok(diesel::delete(some).execute(c).await?);
         };
         let first: Option<Timestamp> = usage_summaries::table
             .filter(usage_summaries::period_type.eq(period.as_str()))

@@ -27,6 +27,7 @@ mod limits;
 mod matrix;
 mod messages;
 mod people;
+mod plans;
 mod races;
 mod secrets;
 mod settings;
