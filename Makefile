@@ -1,7 +1,7 @@
-.PHONY: help run demo test soak lint bench migrate seed
+.PHONY: help run demo test soak lint bench bench-data migrate seed
 
 help:    ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 
 run:     ## Run the service with config.yaml, or with settings from the environment
 	cargo run --locked -- serve
@@ -23,6 +23,9 @@ lint:    ## Check formatting, lints and dependencies
 
 bench:   ## Measure against nginx and a direct call; prints ratios
 	scripts/bench
+
+bench-data: ## Build, once, 10 million calls on both databases; measure usage, summaries and export with them
+	scripts/bench-data
 
 migrate: ## Apply database migrations
 	cargo run --locked -- migrate up

@@ -3,13 +3,17 @@
 use std::path::{Path, PathBuf};
 
 use aws_lc_rs::rand::{SecureRandom, SystemRandom};
+use chrono::Days;
 use clap::Parser;
 
-use super::{key, serve, user};
+use super::{key, seed, serve, user};
 use crate::{
     auth::{AdminRule, keys::Keys},
     cli::open_database,
-    db,
+    db::{self, Timestamp, api_keys::ApiKeyRecord, audit::Origin},
+    jobs::Rules,
+    pricing::ledger,
+    sample::{Plan, Who},
     settings::{Need, Settings},
     simulator::{
         Simulator, SimulatorConfig,
@@ -20,6 +24,8 @@ use crate::{
 };
 
 const EMAIL: &str = "demo@example.com";
+/// People of the company whose month of usage is there.
+const PEOPLE: usize = 12;
 const MODEL: &str = "us.anthropic.claude-sonnet-4-20250514-v1:0";
 
 #[derive(Debug, Parser)]
@@ -45,10 +51,15 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let pool = open_database(&settings.database).await?;
     let mut conn = pool.writer().await?;
     let admins = AdminRule::new(&settings.admin, &settings.oauth);
-    user::create(&mut conn, EMAIL, Some("Demo"), &admins).await?;
+    let demo = user::create(&mut conn, EMAIL, Some("Demo"), &admins).await?;
     let keys = Keys::new(&settings)?;
     let api_key = key::create(&mut conn, EMAIL, "demo", Some(1), &settings.api_keys, &keys).await?;
+    let own = ApiKeyRecord::list(&mut conn, Some(demo.id), 1).await?;
+    ledger::seed(&mut conn, false, &Origin::service()).await?;
     drop(conn);
+    let who = Who { user_id: demo.id, key_ids: own.iter().map(|key| key.id).collect() };
+    let plan = month(db::now());
+    seed::fill(&pool, &Rules::new(&settings)?, &plan, Some(who), &|_progress| {}).await?;
     pool.close();
 
     let application = Application::build(settings).await?;
@@ -62,6 +73,12 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     identity.stop().await;
     drop(log);
     Ok(())
+}
+
+/// A month of a small company; the demo's own person takes the place of its first.
+fn month(now: Timestamp) -> Plan {
+    let start = now.date().checked_sub_days(Days::new(30)).unwrap_or(now.date());
+    Plan { people: PEOPLE, start, end: now, calls: None, seed: 1 }
 }
 
 fn settings(
@@ -135,9 +152,10 @@ The same over Bedrock's own API:
       -d '{{"messages":[{{"role":"user","content":[{{"text":"Hello! @sim:plain delay_ms=150"}}]}}]}}' \
       | grep -aoE '"text":"[^"]*"'
 
-See it metered, half a second later:
+See it metered and priced, half a second later, beside a month of sample usage:
 
-    curl -s {base}/api/usage/records -H "Authorization: Bearer $KEY"
+    curl -s "{base}/api/usage/records?limit=1" -H "Authorization: Bearer $KEY"
+    curl -s "{base}/api/usage/summaries?period_type=total" -H "Authorization: Bearer $KEY"
 
 Metrics: {metrics}
 The API, described: {base}/openapi.yaml

@@ -58,6 +58,12 @@ fn every_operation_has_an_id_of_its_own_and_an_answer_that_succeeds() {
     }
     let made = &document["paths"]["/api/keys"]["post"]["responses"];
     assert!(made["201"].is_object() && made["200"].is_null(), "{made}");
+    let paths = &document["paths"];
+    assert!(paths["/api/admin/costs"]["post"]["requestBody"]["content"]["text/csv"].is_object());
+    let export = &paths["/api/usage/export"]["get"]["responses"]["200"]["content"];
+    assert!(export["text/csv"].is_object() && export["application/jsonl"].is_object(), "{export}");
+    let started = &paths["/api/admin/jobs/{name}/run"]["post"]["responses"];
+    assert!(started["202"].is_object() && started["200"].is_null(), "{started}");
 }
 
 #[test]
