@@ -32,6 +32,14 @@ macro_rules! price_columns {
             pub id: i64,
             $($(#[$doc])* pub $name: $kind,)*
         }
+
+        #[cfg(test)]
+        impl NewModelCost {
+            /// As the ledger would keep it.
+            pub fn kept(self, id: i64) -> ModelCost {
+                ModelCost { id, $($name: self.$name,)* }
+            }
+        }
     };
 }
 price_columns! {

@@ -24,6 +24,9 @@ fn always() -> Timestamp {
     chrono::NaiveDate::from_ymd_opt(2000, 1, 1).unwrap_or_default().into()
 }
 
+/// Changes of an import that its event names; the ledger has all of them, with the time of the event.
+const CHANGES_TOLD: usize = 100;
+
 /// Who says what a price is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Source {
@@ -313,9 +316,22 @@ pub async fn import(
                 new_row(key, from, (entry.rates, entry.long), Source::Imported, now)
             })
             .collect();
+        let told = changes.iter().take(CHANGES_TOLD).map(|change| {
+            let entry = change.entry;
+            json!({
+                "price": format!("{}/{}", entry.region, entry.model_id),
+                "before": change.before.map(shown),
+                "after": shown((entry.rates, entry.long)),
+            })
+        });
+        let metadata = json!({
+            "added": added,
+            "changed": changed,
+            "unchanged": unchanged,
+            "changes": told.collect::<Vec<_>>(),
+        });
         let changes = changes.into_iter().map(|change| (change.entry.clone(), change.before));
         let answer = Imported { added, changed, unchanged, changes: changes.collect() };
-        let metadata = json!({ "added": added, "changed": changed, "unchanged": unchanged });
         let event = (!dry_run && !rows.is_empty())
             .then(|| ("prices_imported", "prices".to_owned(), metadata));
         Change { rows: if dry_run { Vec::new() } else { rows }, event, answer }
@@ -412,47 +428,7 @@ mod tests {
     use super::*;
 
     fn kept(rows: &[NewModelCost]) -> Vec<ModelCost> {
-        let rows = rows.iter().cloned().enumerate();
-        rows.map(|(at, row)| {
-            let NewModelCost {
-                region,
-                model_id,
-                valid_from,
-                ended,
-                input,
-                output,
-                cache_write,
-                cache_write_1h,
-                cache_read,
-                long_input,
-                long_output,
-                long_cache_write,
-                long_cache_write_1h,
-                long_cache_read,
-                source,
-                created_at,
-            } = row;
-            ModelCost {
-                id: at as i64 + 1,
-                region,
-                model_id,
-                valid_from,
-                ended,
-                input,
-                output,
-                cache_write,
-                cache_write_1h,
-                cache_read,
-                long_input,
-                long_output,
-                long_cache_write,
-                long_cache_write_1h,
-                long_cache_read,
-                source,
-                created_at,
-            }
-        })
-        .collect()
+        (1..).zip(rows.iter().cloned()).map(|(id, row)| row.kept(id)).collect()
     }
 
     fn now() -> Timestamp {

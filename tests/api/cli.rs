@@ -11,7 +11,7 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 
-async fn place(
+pub async fn place(
     backend: Backend,
 ) -> (Vec<(String, String)>, tempfile::TempDir, Option<Database>, Simulator) {
     let folder = tempfile::tempdir().unwrap();

@@ -5,7 +5,6 @@ use paperclip::actix::{
     Apiv2Schema, api_v2_operation,
     web::{Json, Path, Query},
 };
-use percent_encoding::percent_decode_str;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
@@ -253,15 +252,9 @@ pub async fn import(
     }))
 }
 
-/// A region and a model as they stand in a path. The router leaves an encoded `/` as it is.
+/// A region and a model as they stand in a path. The extractor has decoded them, an encoded `/` too; once is enough.
 fn key(path: Path<(String, String)>) -> Result<(String, String), ApiError> {
     let (region, model_id) = path.into_inner();
-    let decoded = |field, text: &str| {
-        let text = percent_decode_str(text).decode_utf8();
-        let message = format!("{field} is not valid percent-encoded text.");
-        text.map(|text| text.into_owned()).map_err(|_| ApiError::parameter(field, message))
-    };
-    let (region, model_id) = (decoded("region", &region)?, decoded("model_id", &model_id)?);
     if !import::is_region(&region) {
         let message = "region must be * or a name such as us-east-1.";
         return Err(ApiError::parameter("region", message));
