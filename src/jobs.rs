@@ -194,7 +194,9 @@ impl Rules {
                 let days = summarise::DAYS_BACK;
                 summarise::summarise(work, &self.periods, days, &everything, now).await
             }
-            Job::UsageCleanup => clean_up::clean_up(work, &self.retention(), now).await,
+            Job::UsageCleanup => {
+                clean_up::clean_up(work, &self.retention(), now, &Origin::service()).await
+            }
             Job::PriceCheck => upkeep::check_prices(work, &Origin::service(), now).await,
             Job::AuditRetention => upkeep::retain_audit(work, self.audit_days, now).await,
         }

@@ -184,7 +184,7 @@ pub async fn run(args: Args, settings: &Settings) -> anyhow::Result<()> {
                 }
             } else {
                 let done = alone(&pool, Job::UsageCleanup.name(), async |work| {
-                    clean_up::clean_up(work, &kept, now).await
+                    clean_up::clean_up(work, &kept, now, &Origin::operator()).await
                 });
                 println!("{}", done.await?.message);
             }

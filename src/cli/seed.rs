@@ -151,7 +151,7 @@ async fn jobs(
     now: Timestamp,
 ) -> anyhow::Result<()> {
     summarise::summarise(work, &rules.periods, 0, &Scope::default(), now).await?;
-    clean_up::clean_up(work, kept, now).await?;
+    clean_up::clean_up(work, kept, now, &Origin::operator()).await?;
     Ok(())
 }
 

@@ -4,15 +4,18 @@
 
 use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
+use serde_json::json;
 
 use super::{
-    Conn, DbError, Timestamp, in_transaction,
+    Conn, DbError, Timestamp,
+    audit::{Append, Event, Origin},
+    in_audited_transaction, in_transaction,
     levels::{Fence, Hands, Hold, Level},
     on_conn,
     schema::{usage_records, usage_summaries},
 };
 
-/// Moves the mark of a level as far as is wanted and allowed. Answers where it is.
+/// Moves the mark of a level as far as is wanted and allowed, and leaves an event that says so. Answers where it is.
 ///
 /// # Errors
 /// The database's; [`DbError::LeaseLost`].
@@ -22,14 +25,21 @@ pub async fn mark(
     level: Level,
     wanted: Timestamp,
     now: Timestamp,
+    origin: &Origin,
 ) -> Result<Timestamp, DbError> {
-    in_transaction!(conn, c => {
+    in_audited_transaction!(conn, c => {
         c.check_fence(fence).await?;
         let levels = c.hold_levels(Hold::Alone).await?;
         let cleaned = levels.cleaned_before(level);
         let before = levels.removable_before(level, wanted, now).max(cleaned);
         if before > cleaned {
             c.set_level(level, None, Some(before)).await?;
+            let event = Event {
+                object: format!("usage:{}", level.as_str()),
+                metadata: json!({ "before": before.and_utc().to_rfc3339() }),
+                ..Event::new(now, "usage_retention", origin)
+            };
+            c.append(event).await?;
         }
         Ok::<_, DbError>(before)
     })

@@ -4,8 +4,11 @@ use chrono::TimeDelta;
 
 use super::{Done, Job, JobError, Work};
 use crate::db::{
-    DbError, Pool, Timestamp, jobs as runs,
+    DbError, Pool, Timestamp,
+    audit::Origin,
+    jobs as runs,
     levels::{self, Level},
+    period::Period,
     retention,
 };
 
@@ -44,12 +47,15 @@ pub async fn clean_up(
     work: &Work<'_>,
     kept: &[(Level, u32)],
     now: Timestamp,
+    origin: &Origin,
 ) -> Result<Done, JobError> {
     let mut reports = Vec::new();
     for (level, days) in kept {
         let wanted = days_before(now, *days);
         let fence = work.fence.as_ref();
-        let before = retention::mark(&mut work.writer().await?, fence, *level, wanted, now).await?;
+        let mut conn = work.writer().await?;
+        let before = retention::mark(&mut conn, fence, *level, wanted, now, origin).await?;
+        drop(conn);
         let mut rows = 0;
         loop {
             let mut conn = work.writer().await?;
@@ -102,10 +108,7 @@ fn waits(level: Level, before: Timestamp, wanted: Timestamp) -> bool {
         Level::Summaries(_) => TimeDelta::days(31),
     };
     match level {
-        Level::Summaries(crate::db::period::Period::Hourly | crate::db::period::Period::Daily) => {
-            let floor = crate::db::period::Period::Daily.floor(wanted);
-            before < floor
-        }
+        Level::Summaries(Period::Hourly | Period::Daily) => before < Period::Daily.floor(wanted),
         _ => before.checked_add_signed(rounding).is_some_and(|end| end < wanted),
     }
 }

@@ -99,7 +99,7 @@ async fn use_everything(app: &TestServer, pool: &Pool, now: db::Timestamp) {
     reprice::reprice(&work, from, &db::audit::Origin::operator()).await.unwrap();
     let kept = [(db::levels::Level::Records, 300)];
     clean_up::preview(pool, &kept, now).await.unwrap();
-    clean_up::clean_up(&work, &kept, now).await.unwrap();
+    clean_up::clean_up(&work, &kept, now, &db::audit::Origin::operator()).await.unwrap();
 }
 
 on_both_databases!(no_statement_reads_all_of_the_usage_records, backend => {

@@ -176,7 +176,9 @@ async fn summarise_all(pool: &Pool, now: Timestamp) {
 }
 
 async fn clean_all(pool: &Pool, now: Timestamp) {
-    clean_up::clean_up(&work(pool, &CancellationToken::new()), &KEPT, now).await.unwrap();
+    clean_up::clean_up(&work(pool, &CancellationToken::new()), &KEPT, now, &Origin::operator())
+        .await
+        .unwrap();
 }
 
 /// The application with its own jobs off: here they come when a test says so.
@@ -378,7 +380,7 @@ on_both_databases!(a_dry_run_counts_what_the_run_then_does, backend => {
 
     let preview = clean_up::preview(&pool, &KEPT, now).await.unwrap();
     let expected: u64 = preview.iter().map(|report| report.rows).sum();
-    let done = clean_up::clean_up(&work(&pool, &CancellationToken::new()), &KEPT, now).await.unwrap();
+    let done = clean_up::clean_up(&work(&pool, &CancellationToken::new()), &KEPT, now, &Origin::operator()).await.unwrap();
     assert_eq!(done.rows as u64, expected);
     assert!(expected > 400, "{expected}");
     truth.check(&pool, "cleaned").await;
