@@ -245,6 +245,10 @@ impl Run {
         Fence { job: self.job, token: self.token }
     }
 
+    async fn renew(&self, pool: &Pool) -> Result<bool, DbError> {
+        runs::renew(&mut pool.writer().await?, self.job, self.token, db::now()).await
+    }
+
     /// Does the work with the lease renewed, and notes how it ended.
     ///
     /// # Errors
@@ -254,15 +258,25 @@ impl Run {
         pool: &Pool,
         work: impl Future<Output = Result<Done, JobError>>,
     ) -> Result<Done, JobError> {
-        let renewing = async {
+        let ended = {
+            let mut work = std::pin::pin!(work);
             loop {
-                tokio::time::sleep(RENEW).await;
-                let held = async {
-                    runs::renew(&mut pool.writer().await?, self.job, self.token, db::now()).await
+                tokio::select! {
+                    ended = &mut work => break ended,
+                    () = tokio::time::sleep(RENEW) => {}
+                }
+                let mut renewing = std::pin::pin!(self.renew(pool));
+                let held = tokio::select! {
+                    held = &mut renewing => held,
+                    ended = &mut work => {
+                        // A query on SQLite that is dropped half-way panics.
+                        let _over = renewing.await;
+                        break ended;
+                    }
                 };
-                match held.await {
+                match held {
                     Ok(true) => {}
-                    Ok(false) => return JobError::Database(DbError::LeaseLost(self.job)),
+                    Ok(false) => break Err(JobError::Database(DbError::LeaseLost(self.job))),
                     Err(error) => {
                         tracing::warn!(
                             job = self.job,
@@ -272,10 +286,6 @@ impl Run {
                     }
                 }
             }
-        };
-        let ended = tokio::select! {
-            ended = work => ended,
-            lost = renewing => Err(lost),
         };
         let (ending, rows, message) = match &ended {
             Ok(done) => (Ending::Success, done.rows, done.message.clone()),

@@ -165,7 +165,7 @@ impl Metrics {
             )?,
             cost: Counter::new(
                 "usage_cost_usd_total",
-                "US dollars of the usage rows written, of those whose cost is known",
+                "US dollars of the usage rows written, of those whose cost is known; rows that a replay finds written already may count again",
             )?,
             unpriced_calls: IntCounter::new(
                 "usage_unpriced_calls_total",

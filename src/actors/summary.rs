@@ -78,6 +78,9 @@ impl SummaryScheduler {
         for job in Job::ALL {
             let Some(schedule) = self.rules.schedule(job) else { continue };
             let Some(slots) = self.slots.get_mut(&job) else { continue };
+            // A clock that was ahead does not keep slots waiting until it is there again; those that had their run are
+            // known.
+            slots.seen = slots.seen.map(|seen| seen.min(now));
             if let Some(seen) = slots.seen
                 && let Some(slot) = schedule.latest_in(seen, now)
             {
@@ -124,7 +127,7 @@ impl SummaryScheduler {
         let pool = self.pool.clone();
         let begun = async move { jobs::begin(&pool, job.name(), Some(slot)).await };
         context.spawn(begun.into_actor(self).map(move |begun, actor, context| match begun {
-            Ok(Some(run)) => actor.run(job, run, context),
+            Ok(Some(run)) => actor.run(job, run, Some(slot), context),
             Ok(None) => actor.rest(job, Some(slot)),
             Err(error) => {
                 tracing::debug!(job = job.name(), %error, "a slot will be tried again");
@@ -144,17 +147,19 @@ impl SummaryScheduler {
     fn rest(&mut self, job: Job, over: Option<Timestamp>) {
         if let Some(slots) = self.slots.get_mut(&job) {
             slots.busy = false;
-            if over.is_some() && slots.due == over {
-                slots.due = None;
+            if over.is_some() {
+                // Another that came meanwhile has not been tried yet.
+                slots.tried = None;
+                slots.due = slots.due.filter(|due| Some(*due) != over);
             }
         }
     }
 
-    fn run(&mut self, job: Job, run: Run, context: &mut Context<Self>) {
+    /// `slot`: what it is the run of; `None` = somebody asked for it.
+    fn run(&mut self, job: Job, run: Run, slot: Option<Timestamp>, context: &mut Context<Self>) {
         self.set_busy(job);
         self.running += 1;
         let (pool, rules, stop) = (self.pool.clone(), self.rules.clone(), self.stop.clone());
-        let slot = self.slots.get(&job).and_then(|slots| slots.due);
         let work = async move {
             let work =
                 Work { pool: &pool, fence: Some(run.fence()), stop, progress: &|_progress| {} };
@@ -231,7 +236,7 @@ impl Handler<Start> for SummaryScheduler {
             // Without a slot there is none that had its run already.
             let run = begun?.ok_or(JobError::Stopped)?;
             let id = run.id;
-            actor.run(job, run, context);
+            actor.run(job, run, None, context);
             Ok(id)
         }))
     }

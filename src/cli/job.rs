@@ -47,7 +47,12 @@ enum What {
         #[arg(long, value_enum)]
         period: Vec<PeriodName>,
         /// How far back what is built is built again.
-        #[arg(long, default_value_t = summarise::DAYS_BACK, value_parser = clap::value_parser!(u32).range(0..=36_500))]
+        #[arg(
+            long,
+            allow_negative_numbers = true, // and then refused, with what may be
+            default_value_t = summarise::DAYS_BACK,
+            value_parser = clap::value_parser!(u32).range(0..=36_500)
+        )]
         days_back: u32,
         /// Only this person's, and only what is built already.
         #[arg(long)]
@@ -68,7 +73,11 @@ enum What {
         #[arg(long, value_enum)]
         target: Vec<Target>,
         /// Keep so many days of it, instead of what the settings say; without --target, of records alone.
-        #[arg(long, value_parser = clap::value_parser!(u32).range(0..=36_500))]
+        #[arg(
+            long,
+            allow_negative_numbers = true,
+            value_parser = clap::value_parser!(u32).range(0..=36_500)
+        )]
         days_back: Option<u32>,
         /// Say what would be removed, and remove nothing.
         #[arg(long)]
@@ -252,7 +261,8 @@ async fn status(pool: &Pool, rules: &Rules, now: Timestamp) -> anyhow::Result<()
         let outcome = run.outcome.as_deref().unwrap_or("running");
         print!("  last run {started} on {}: {outcome}", run.instance);
         if let Some(finished) = run.finished_at {
-            let took = (finished - run.started_at).num_milliseconds();
+            // The clock may have been set back meanwhile.
+            let took = (finished - run.started_at).num_milliseconds().max(0);
             print!(", {}.{:03} s, {} rows", took / 1000, took % 1000, run.rows.unwrap_or(0));
         }
         println!();

@@ -13,6 +13,8 @@ use super::{
 
 /// How long a lease lasts without being renewed.
 pub const LEASE_SECONDS: i64 = 30;
+/// The holder of a lease that was given back: free whatever the clock says, which may have stepped back since.
+const NOBODY: &str = "";
 /// So often the run of a slot is begun when it dies or is stopped half-way; what it did stays done.
 const ATTEMPTS: i64 = 5;
 
@@ -87,13 +89,15 @@ pub async fn claim(
         let free = (
             job_leases::job.eq(job),
             job_leases::token.eq(0),
-            job_leases::holder.eq(""),
+            job_leases::holder.eq(NOBODY),
             job_leases::expires_at.eq(now),
         );
         diesel::insert_into(job_leases::table).values(free).on_conflict_do_nothing().execute(c).await?;
         // Of several who try, the others wait here for the first, and then find the lease taken.
-        let lapsed = job_leases::table.find(job).filter(job_leases::expires_at.le(now));
-        let token: Option<i64> = diesel::update(lapsed)
+        let free = job_leases::table
+            .find(job)
+            .filter(job_leases::expires_at.le(now).or(job_leases::holder.eq(NOBODY)));
+        let token: Option<i64> = diesel::update(free)
             .set((
                 job_leases::token.eq(job_leases::token + 1),
                 job_leases::holder.eq(holder),
@@ -146,7 +150,7 @@ pub async fn claim(
                 *id
             }
             (Some(_), None) => {
-                let release = job_leases::expires_at.eq(now);
+                let release = (job_leases::holder.eq(NOBODY), job_leases::expires_at.eq(now));
                 diesel::update(job_leases::table.find(job)).set(release).execute(c).await?;
                 return Ok(Claim::SlotDone);
             }
@@ -203,7 +207,8 @@ pub async fn finish(
             .execute(c)
             .await?;
         let held = job_leases::table.find(job).filter(job_leases::token.eq(token));
-        diesel::update(held).set(job_leases::expires_at.eq(now)).execute(c).await?;
+        let release = (job_leases::holder.eq(NOBODY), job_leases::expires_at.eq(now));
+        diesel::update(held).set(release).execute(c).await?;
         Ok::<(), DbError>(())
     })
 }
@@ -250,7 +255,7 @@ pub async fn forget_before(conn: &mut Conn, job: &str, end: Timestamp) -> Result
 
 /// Whether a job's lease could be taken.
 pub async fn is_free(conn: &mut Conn, job: &str, now: Timestamp) -> Result<bool, DbError> {
-    let query = job_leases::table.find(job).select(job_leases::expires_at);
-    let held: Option<Timestamp> = on_conn!(conn, c => query.first(c).await.optional())?;
-    Ok(held.is_none_or(|until| until <= now))
+    let query = job_leases::table.find(job).select((job_leases::holder, job_leases::expires_at));
+    let held: Option<(String, Timestamp)> = on_conn!(conn, c => query.first(c).await.optional())?;
+    Ok(held.is_none_or(|(holder, until)| holder == NOBODY || until <= now))
 }

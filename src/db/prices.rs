@@ -72,9 +72,11 @@ price_columns! {
 pub struct Filter {
     pub region: Option<String>,
     pub model_id: Option<String>,
+    /// Also prices that ended, that others took the place of, and that are still to come.
+    pub history: bool,
 }
 
-/// The newest row of each region and id that began by `$now`, unless the price has ended.
+/// The newest row of each region and id that began by `$now`, unless the price has ended; or all rows.
 macro_rules! current {
     ($filter:expr, $now:expr) => {{
         let newer = diesel::alias!(model_costs as newer);
@@ -86,13 +88,15 @@ macro_rules! current {
         let later = at
             .gt(model_costs::valid_from)
             .or(at.eq(model_costs::valid_from).and(id.gt(model_costs::id)));
-        let mut query = model_costs::table
-            .filter(model_costs::valid_from.le($now))
-            .filter(model_costs::ended.eq(false))
-            .filter(diesel::dsl::not(diesel::dsl::exists(
-                newer.filter(same).filter(at.le($now)).filter(later).select(id),
-            )))
-            .into_boxed();
+        let mut query = model_costs::table.into_boxed();
+        if !$filter.history {
+            query = query
+                .filter(model_costs::valid_from.le($now))
+                .filter(model_costs::ended.eq(false))
+                .filter(diesel::dsl::not(diesel::dsl::exists(
+                    newer.filter(same).filter(at.le($now)).filter(later).select(id),
+                )));
+        }
         if let Some(region) = &$filter.region {
             query = query.filter(model_costs::region.eq(region.clone()));
         }
@@ -104,7 +108,7 @@ macro_rules! current {
 }
 
 impl ModelCost {
-    /// The prices that count now, newest first: `limit` of them with ids below `before`, after passing over `offset`.
+    /// The prices that count now, or all, newest first: `limit` of them with ids below `before`, after passing over `offset`.
     pub async fn list(
         conn: &mut Conn,
         filter: &Filter,

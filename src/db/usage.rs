@@ -125,13 +125,15 @@ pub async fn insert_all(
         if newest.unwrap_or(0) != version {
             return Ok::<_, DbError>(Inserted::OldPrices);
         }
-        let new: HashSet<String> = c.insert_rows(rows.clone()).await?.into_iter().collect();
+        let mut new: HashSet<String> = c.insert_rows(rows.clone()).await?.into_iter().collect();
+        let inserted = new.len();
         let mut changes = Changes::default();
-        for row in rows.iter().filter(|row| new.contains(&row.call_id)) {
+        // Of a call that is there twice the first row was written: each is taken off the set once.
+        for row in rows.iter().filter(|row| new.remove(&row.call_id)) {
             changes.note(&levels, row.request_time, &Place::of(row), Measures::of(row));
         }
         c.add(changes.into_rows()).await?;
-        Ok(Inserted::Rows(new.len()))
+        Ok(Inserted::Rows(inserted))
     })
 }
 

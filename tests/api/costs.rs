@@ -444,6 +444,8 @@ on_both_databases!(an_ended_price_stays_in_the_history, backend => {
     office.end("*", NEW).await;
     assert_eq!(office.show("*", NEW).await.status, 404);
     assert_eq!(office.list(&format!("?model_id={NEW}")).await["total"], 0);
+    let all = office.list(&format!("?model_id={NEW}&history=true")).await;
+    assert_eq!((&all["total"], &all["costs"][0]["ended"], &all["costs"][1]), (&json!(2), &json!(true), &first));
     assert_eq!(office.list("").await["total"], shipped_rows());
 
     let second = office.set("*", NEW, &input_at("0.001")).await;

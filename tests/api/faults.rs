@@ -49,6 +49,9 @@ impl Relay {
                     let told = told.clone();
                     tokio::spawn(async move {
                         let Ok(mut server) = TcpStream::connect(target).await else { return };
+                        // It is no slower than what it stands for.
+                        client.set_nodelay(true).unwrap();
+                        server.set_nodelay(true).unwrap();
                         tokio::select! {
                             _ = tokio::io::copy_bidirectional(&mut client, &mut server) => {}
                             () = told.notified() => {}
@@ -71,7 +74,9 @@ impl Relay {
 }
 
 /// The application on Postgres, behind a relay.
-async fn behind_a_relay(more: &[(&str, &str)]) -> (TestServer, Relay, crate::helpers::Database) {
+pub async fn behind_a_relay(
+    more: &[(&str, &str)],
+) -> (TestServer, Relay, crate::helpers::Database) {
     let database = crate::helpers::Database::on_postgres().await;
     let url: awc::http::Uri = database.url.parse().unwrap();
     let target = format!("{}:{}", url.host().unwrap(), url.port_u16().unwrap_or(5432));

@@ -176,9 +176,10 @@ pub async fn starts(
             .load(c)
             .await
     })?;
-    let worked_out = overlay.0.keys().filter(|(of, _)| *of == source).map(|(_, start)| *start);
-    let worked_out = worked_out.filter(|start| (from..until).contains(start));
-    let all = found.into_iter().chain(worked_out).map(|start| period.floor(start));
+    let found = found.into_iter().filter(|start| !overlay.0.contains_key(&(source, *start)));
+    let worked_out = overlay.0.range((source, from)..(source, until));
+    let worked_out = worked_out.filter(|(_, sums)| !sums.is_empty()).map(|((_, start), _)| *start);
+    let all = found.chain(worked_out).map(|start| period.floor(start));
     let mut starts: Vec<Timestamp> = all.collect();
     starts.sort_unstable();
     starts.dedup();
@@ -242,6 +243,9 @@ async fn correct<C: Sources + WriteSummaries>(
         .chain(target.iter().filter(|(place, _)| scope.holds(place)))
         .map(|(place, measures)| (place.clone(), *measures))
         .collect();
+    if let Apply::Look(overlay) = &mut apply {
+        overlay.0.insert((period, start), wanted.clone());
+    }
     let mut everybody = Sums::new();
     for (place, measures) in &wanted {
         *everybody.entry(place.of_everybody()).or_default() += *measures;
@@ -260,17 +264,10 @@ async fn correct<C: Sources + WriteSummaries>(
         rows.push(UsageSummary { period_type, period_start: start, place, measures });
     }
     changed.removed = there.len();
-    match &mut apply {
-        Apply::Write => {
-            c.replace(rows).await?;
-            for place in there.into_keys() {
-                c.remove(period, start, place).await?;
-            }
-        }
-        Apply::Look(overlay) => {
-            if scope.is_everything() {
-                overlay.0.insert((period, start), target);
-            }
+    if let Apply::Write = apply {
+        c.replace(rows).await?;
+        for place in there.into_keys() {
+            c.remove(period, start, place).await?;
         }
     }
     Ok(Built::Done(changed))

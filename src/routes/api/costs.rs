@@ -1,6 +1,7 @@
 //! `/api/admin/costs`: the price ledger, listed, imported and changed by hand; and models that have no price.
 
 use actix_web::{HttpRequest, HttpResponse, web::Data};
+use chrono::SubsecRound;
 use paperclip::actix::{
     Apiv2Schema, api_v2_operation,
     web::{Json, Path, Query},
@@ -41,6 +42,8 @@ pub struct CostsQuery {
     region: Option<String>,
     /// An id, the id of a profile, or an ARN; exactly.
     model_id: Option<String>,
+    /// true: every row of the ledger, also prices that ended, that others took the place of, and that are still to come.
+    history: Option<bool>,
     /// Rows a page, 1 to 500. Default 500.
     limit: Option<i64>,
     /// Rows to pass over, up to 10000; beyond, use `cursor`.
@@ -82,7 +85,7 @@ pub struct Cost {
     cache_read_long_cost_per_1k_tokens: Option<String>,
     #[serde(serialize_with = "super::time")]
     valid_from: Timestamp,
-    /// From `valid_from` on there is no price here; only in a history.
+    /// true: from `valid_from` on there is no price here; only in a history.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     ended: bool,
     /// shipped, imported or manual.
@@ -136,11 +139,12 @@ pub async fn list(
     query: Query<CostsQuery>,
     worker: Data<Worker>,
 ) -> Result<Json<CostList>, ApiError> {
-    let CostsQuery { region, model_id, limit, offset, cursor } = query.into_inner();
+    let CostsQuery { region, model_id, history, limit, offset, cursor } = query.into_inner();
     let page = Page::read(limit.or(Some(PAGE)), offset, cursor.as_deref())?;
     let filter = Filter {
         region: super::name("region", region)?,
         model_id: super::name("model_id", model_id)?,
+        history: history.unwrap_or(false),
     };
     let before = page.number()?;
     let now = db::now();
@@ -361,9 +365,11 @@ impl NewCost {
         Ok((rates, long))
     }
 
+    /// To the millisecond, as calls have their times, and as it is shown.
     fn valid_from(&self) -> Result<Option<Timestamp>, ApiError> {
         let read = |text: &String| super::read_time("valid_from", text);
-        self.valid_from.as_ref().map(read).transpose()
+        let time = self.valid_from.as_ref().map(read).transpose()?;
+        Ok(time.map(|time| time.trunc_subsecs(3)))
     }
 }
 
