@@ -13,6 +13,7 @@ use super::{
     levels::{Fence, Hands, Hold, Level},
     on_conn,
     schema::{usage_records, usage_summaries},
+    summaries::{DETAILS, EVERYBODY},
 };
 
 /// Moves the mark of a level as far as is wanted and allowed, and leaves an event that says so. Answers where it is.
@@ -55,6 +56,7 @@ pub async fn count(conn: &mut Conn, level: Level, before: Timestamp) -> Result<i
         Level::Summaries(period) => {
             let old = usage_summaries::table
                 .filter(usage_summaries::period_type.eq(period.as_str()))
+                .filter(usage_summaries::detail.eq_any(DETAILS))
                 .filter(usage_summaries::period_start.lt(before))
                 .count();
             on_conn!(conn, c => old.get_result(c).await)?
@@ -92,6 +94,7 @@ pub async fn remove_some(
         };
         let first: Option<Timestamp> = usage_summaries::table
             .filter(usage_summaries::period_type.eq(period.as_str()))
+            .filter(usage_summaries::detail.eq(EVERYBODY))
             .filter(usage_summaries::period_start.lt(before))
             .select(usage_summaries::period_start)
             .order(usage_summaries::period_start)
@@ -101,6 +104,7 @@ pub async fn remove_some(
         let Some(first) = first else { return Ok(0) };
         let one = usage_summaries::table
             .filter(usage_summaries::period_type.eq(period.as_str()))
+            .filter(usage_summaries::detail.eq_any(DETAILS))
             .filter(usage_summaries::period_start.eq(first));
         Ok(diesel::delete(one).execute(c).await?)
     })

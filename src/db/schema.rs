@@ -151,8 +151,9 @@ diesel::table! {
 }
 
 diesel::table! {
-    usage_summaries (period_type, period_start, user_id, key_id, model_id, region, endpoint_type) {
+    usage_summaries (period_type, detail, period_start, user_id, key_id, model_id, region, endpoint_type) {
         period_type -> Text,
+        detail -> Text,
         period_start -> Timestamp,
         user_id -> BigInt,
         key_id -> BigInt,

@@ -16,8 +16,12 @@ use super::{
     usage::NewUsage,
 };
 
-/// The user of rows that stand for everybody.
-pub const EVERYBODY: i64 = 0;
+/// What a row tells apart: of each key, model, region and endpoint; of each person alone; or of each model, region and
+/// endpoint of everybody, with 0 for the user.
+pub const KEY: &str = "key";
+pub const PERSON: &str = "person";
+pub const EVERYBODY: &str = "everybody";
+pub const DETAILS: [&str; 3] = [KEY, PERSON, EVERYBODY];
 /// Rows a statement: 21 columns each, well below what either database binds at once.
 const ROWS_PER_STATEMENT: usize = 500;
 
@@ -25,6 +29,7 @@ const ROWS_PER_STATEMENT: usize = 500;
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Queryable, Selectable, Insertable)]
 #[diesel(table_name = usage_summaries, treat_none_as_default_value = false)]
 pub struct Place {
+    pub detail: String,
     pub user_id: i64,
     /// 0 = none.
     pub key_id: i64,
@@ -35,18 +40,40 @@ pub struct Place {
 
 impl Place {
     pub(crate) fn of(row: &NewUsage) -> Self {
+        let names = (row.model_id.as_str(), row.region.as_str(), row.endpoint_type.as_str());
+        Self::of_key(row.user_id, row.key_id, names)
+    }
+
+    /// The place of calls of a person with a key, or none, by model, region and endpoint.
+    pub(crate) fn of_key(
+        user_id: i64,
+        key_id: Option<i64>,
+        (model_id, region, endpoint_type): (&str, &str, &str),
+    ) -> Self {
         Self {
-            user_id: row.user_id,
-            key_id: row.key_id.unwrap_or(0),
-            model_id: row.model_id.clone(),
-            region: row.region.clone(),
-            endpoint_type: row.endpoint_type.clone(),
+            detail: KEY.to_owned(),
+            user_id,
+            key_id: key_id.unwrap_or(0),
+            model_id: model_id.to_owned(),
+            region: region.to_owned(),
+            endpoint_type: endpoint_type.to_owned(),
         }
     }
 
-    /// The same of everybody.
-    fn of_everybody(&self) -> Self {
-        Self { user_id: EVERYBODY, key_id: 0, ..self.clone() }
+    /// The rows that the calls of a key are in besides their own.
+    fn wider(&self) -> [Self; 2] {
+        let nothing = String::new;
+        let person = Self {
+            detail: PERSON.to_owned(),
+            user_id: self.user_id,
+            key_id: 0,
+            model_id: nothing(),
+            region: nothing(),
+            endpoint_type: nothing(),
+        };
+        let everybody =
+            Self { detail: EVERYBODY.to_owned(), user_id: 0, key_id: 0, ..self.clone() };
+        [person, everybody]
     }
 }
 
@@ -181,8 +208,7 @@ pub struct UsageSummary {
 pub(crate) struct Changes(BTreeMap<(&'static str, Timestamp, Place), Measures>);
 
 impl Changes {
-    /// Adds what a row, or a correction of one, changes: in its hour, in every longer period that is built, of its user
-    /// and of everybody.
+    /// Adds what a row, or a correction of one, changes: in its hour and in every longer period that is built.
     pub(crate) fn note(
         &mut self,
         levels: &Levels,
@@ -193,7 +219,8 @@ impl Changes {
         for period in Period::ALL {
             let start = period.floor(at);
             if levels.takes(period, start) {
-                for place in [place.clone(), place.of_everybody()] {
+                let [person, everybody] = place.wider();
+                for place in [place.clone(), person, everybody] {
                     *self.0.entry((period.as_str(), start, place)).or_default() += measures;
                 }
             }

@@ -273,13 +273,8 @@ pub async fn reprice(
                 .execute(c)
                 .await?;
             let difference = Measures::of_cost(cost) - Measures::of_cost(row.cost_nano_usd);
-            let place = Place {
-                user_id: row.user_id,
-                key_id: row.key_id.unwrap_or(0),
-                model_id: row.model_id.clone(),
-                region: row.region.clone(),
-                endpoint_type: row.endpoint_type.clone(),
-            };
+            let names = (row.model_id.as_str(), row.region.as_str(), row.endpoint_type.as_str());
+            let place = Place::of_key(row.user_id, row.key_id, names);
             changes.note(&levels, row.request_time, &place, difference);
             changed += 1;
         }

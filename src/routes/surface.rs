@@ -14,7 +14,7 @@ use actix_web::{
     middleware::Next,
     web::Data,
 };
-use tracing::{Level, Span};
+use tracing::{Instrument, Level, Span};
 use tracing_actix_web::RootSpanBuilder;
 use uuid::Uuid;
 
@@ -236,7 +236,13 @@ pub async fn guard(
             let error = error.on(dialect, id.clone());
             request.error_response(error).map_into_left_body()
         }
-        None => next.call(request).await?.map_into_right_body(),
+        // A client that leaves cancels its inference call. Anything else runs to its end: it is short, may change
+        // something, and a query on SQLite must not be dropped half-way.
+        None if inference => next.call(request).await?.map_into_right_body(),
+        None => actix_rt::spawn(next.call(request).in_current_span())
+            .await
+            .map_err(actix_web::error::ErrorInternalServerError)??
+            .map_into_right_body(),
     };
     let https = worker
         .as_ref()

@@ -572,3 +572,45 @@ on_both_databases!(changes_at_the_same_time_all_count_once, backend => {
     assert_eq!(office.app.audited("price_set").await, 11);
     assert_eq!(office.get("/api/admin/audit-logs/verify").await["ok"], true);
 });
+
+#[actix_web::test]
+async fn a_client_that_hangs_up_stops_no_change_half_way() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let office = Office::on(Backend::Sqlite).await;
+    let file = office.app.folder.path().join("data/test.db");
+    let hold = std::process::Command::new("python3")
+        .args(["-c", "import sqlite3,sys; c=sqlite3.connect(sys.argv[1]); c.execute('BEGIN IMMEDIATE'); print(flush=True); sys.stdin.read(); c.rollback()"])
+        .arg(&file)
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn();
+    let mut hold = hold.unwrap();
+    let mut line = String::new();
+    std::io::BufRead::read_line(
+        &mut std::io::BufReader::new(hold.stdout.take().unwrap()),
+        &mut line,
+    )
+    .unwrap();
+    let mut connection = tokio::net::TcpStream::connect(office.app.address()).await.unwrap();
+    let body = input_at("0.007").to_string();
+    let head = format!(
+        "PUT {} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        path("*", NEW),
+        office.token,
+        body.len()
+    );
+    connection.write_all(head.as_bytes()).await.unwrap();
+    let answer = connection.read_u8();
+    let waited = tokio::time::timeout(std::time::Duration::from_millis(300), answer).await;
+    assert!(waited.is_err(), "it waits for the database: {waited:?}");
+
+    drop(connection);
+    drop(hold.stdin.take());
+    hold.wait().unwrap();
+
+    let set = crate::helpers::eventually(std::time::Duration::from_secs(10), || async {
+        office.show("*", NEW).await.status == 200
+    });
+    assert!(set.await, "the price that was sent is there");
+    assert_eq!(office.app.audited("price_set").await, 1);
+}

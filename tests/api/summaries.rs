@@ -9,7 +9,9 @@ use bedrock_sso_proxy::{
         levels::{self, Level},
         period::Period,
         schema::usage_summaries,
-        summaries::{EVERYBODY, Measures, Place, UsageSummary, build::Scope},
+        summaries::{
+            EVERYBODY, KEY, Measures, PERSON as OF_A_PERSON, Place, UsageSummary, build::Scope,
+        },
         usage::{self, Inserted, NewUsage},
     },
     jobs::{JobError, Work, clean_up, reprice, summarise},
@@ -111,14 +113,23 @@ impl Truth {
         let mut sums: BTreeMap<(Timestamp, Place), Measures> = BTreeMap::new();
         for row in self.0.values() {
             let own = Place {
+                detail: KEY.to_owned(),
                 user_id: row.user_id,
                 key_id: row.key_id.unwrap_or(0),
                 model_id: row.model_id.clone(),
                 region: row.region.clone(),
                 endpoint_type: row.endpoint_type.clone(),
             };
-            let all = Place { user_id: EVERYBODY, key_id: 0, ..own.clone() };
-            for place in [own, all] {
+            let all = Place { detail: EVERYBODY.to_owned(), user_id: 0, key_id: 0, ..own.clone() };
+            let person = Place {
+                detail: OF_A_PERSON.to_owned(),
+                user_id: row.user_id,
+                key_id: 0,
+                model_id: String::new(),
+                region: String::new(),
+                endpoint_type: String::new(),
+            };
+            for place in [own, all, person] {
                 let start = period.floor(row.request_time);
                 *sums.entry((start, place)).or_default() += Measures::of(row);
             }

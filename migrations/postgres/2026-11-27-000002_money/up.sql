@@ -23,10 +23,12 @@ CREATE TABLE model_costs (
 CREATE INDEX model_costs_key ON model_costs (region, model_id, valid_from, id);
 CREATE INDEX model_costs_model ON model_costs (model_id);
 
--- Sums of calls, by hour, day, week (from Monday) and month, all in UTC. Each call is in two rows of a period: that of its
--- user, and that of everybody (user_id 0, key_id 0), so that what asks for everybody reads few rows. key_id 0 = no key.
+-- Sums of calls, by hour, day, week (from Monday) and month, all in UTC. Each call is in three rows of a period: that of its
+-- key, that of its person (key_id 0, and '' for what it does not tell apart) and that of everybody (user_id 0), so that
+-- what asks for people or for everybody reads few rows. key_id 0 = no key.
 CREATE TABLE usage_summaries (
     period_type TEXT NOT NULL,
+    detail TEXT NOT NULL CHECK (detail IN ('key', 'person', 'everybody')),
     period_start TIMESTAMP NOT NULL,
     user_id BIGINT NOT NULL,
     key_id BIGINT NOT NULL,
@@ -47,9 +49,9 @@ CREATE TABLE usage_summaries (
     duration_count BIGINT NOT NULL,
     first_byte_ms BIGINT NOT NULL,
     first_byte_count BIGINT NOT NULL,
-    PRIMARY KEY (period_type, period_start, user_id, key_id, model_id, region, endpoint_type)
+    PRIMARY KEY (period_type, detail, period_start, user_id, key_id, model_id, region, endpoint_type)
 );
-CREATE INDEX usage_summaries_user ON usage_summaries (period_type, user_id, period_start);
+CREATE INDEX usage_summaries_user ON usage_summaries (period_type, detail, user_id, period_start);
 
 -- How far each kind of summary is built, and how far rows and summaries are cleaned up. Who writes usage holds these rows
 -- shared, who builds or cleans up holds them alone: that puts the two in order.
@@ -67,7 +69,8 @@ INSERT INTO usage_levels (level, built_before, cleaned_before) VALUES
 
 -- The hours of the rows that are there already.
 INSERT INTO usage_summaries
-SELECT 'hourly', date_trunc('hour', request_time), who.user_id, who.key_id, model_id, region, endpoint_type,
+SELECT 'hourly', who.detail, date_trunc('hour', request_time), who.user_id, who.key_id,
+       who.model_id, who.region, who.endpoint_type,
        COUNT(*),
        SUM(CASE WHEN outcome = 'success' THEN 0 ELSE 1 END),
        COALESCE(SUM(input_tokens), 0), COALESCE(SUM(output_tokens), 0), COALESCE(SUM(cache_write_tokens), 0),
@@ -76,8 +79,13 @@ SELECT 'hourly', date_trunc('hour', request_time), who.user_id, who.key_id, mode
        COALESCE(SUM(response_time_ms), 0), COUNT(response_time_ms),
        COALESCE(SUM(time_to_first_byte_ms), 0), COUNT(time_to_first_byte_ms)
 FROM usage_records
-CROSS JOIN LATERAL (VALUES (usage_records.user_id, COALESCE(usage_records.key_id, 0)), (0, 0)) AS who (user_id, key_id)
-GROUP BY 2, 3, 4, 5, 6, 7;
+CROSS JOIN LATERAL (VALUES
+    ('key', usage_records.user_id, COALESCE(usage_records.key_id, 0), usage_records.model_id, usage_records.region,
+     usage_records.endpoint_type),
+    ('person', usage_records.user_id, 0, '', '', ''),
+    ('everybody', 0, 0, usage_records.model_id, usage_records.region, usage_records.endpoint_type)
+) AS who (detail, user_id, key_id, model_id, region, endpoint_type)
+GROUP BY 2, 3, 4, 5, 6, 7, 8;
 
 CREATE INDEX usage_records_key_time ON usage_records (key_id, request_time, id);
 CREATE INDEX usage_records_model_time ON usage_records (model_id, request_time, id);

@@ -23,10 +23,12 @@ CREATE TABLE model_costs (
 CREATE INDEX model_costs_key ON model_costs (region, model_id, valid_from, id);
 CREATE INDEX model_costs_model ON model_costs (model_id);
 
--- Sums of calls, by hour, day, week (from Monday) and month, all in UTC. Each call is in two rows of a period: that of its
--- user, and that of everybody (user_id 0, key_id 0), so that what asks for everybody reads few rows. key_id 0 = no key.
+-- Sums of calls, by hour, day, week (from Monday) and month, all in UTC. Each call is in three rows of a period: that of its
+-- key, that of its person (key_id 0, and '' for what it does not tell apart) and that of everybody (user_id 0), so that
+-- what asks for people or for everybody reads few rows. key_id 0 = no key.
 CREATE TABLE usage_summaries (
     period_type TEXT NOT NULL,
+    detail TEXT NOT NULL CHECK (detail IN ('key', 'person', 'everybody')),
     period_start TIMESTAMP NOT NULL,
     user_id BIGINT NOT NULL,
     key_id BIGINT NOT NULL,
@@ -47,9 +49,9 @@ CREATE TABLE usage_summaries (
     duration_count BIGINT NOT NULL,
     first_byte_ms BIGINT NOT NULL,
     first_byte_count BIGINT NOT NULL,
-    PRIMARY KEY (period_type, period_start, user_id, key_id, model_id, region, endpoint_type)
+    PRIMARY KEY (period_type, detail, period_start, user_id, key_id, model_id, region, endpoint_type)
 ) WITHOUT ROWID;
-CREATE INDEX usage_summaries_user ON usage_summaries (period_type, user_id, period_start);
+CREATE INDEX usage_summaries_user ON usage_summaries (period_type, detail, user_id, period_start);
 
 -- How far each kind of summary is built, and how far rows and summaries are cleaned up. Who writes usage holds these rows
 -- shared, who builds or cleans up holds them alone: that puts the two in order.
@@ -67,9 +69,12 @@ INSERT INTO usage_levels (level, built_before, cleaned_before) VALUES
 
 -- The hours of the rows that are there already.
 INSERT INTO usage_summaries
-SELECT 'hourly', strftime('%Y-%m-%d %H:00:00', request_time),
-       CASE WHEN own THEN user_id ELSE 0 END, CASE WHEN own THEN COALESCE(key_id, 0) ELSE 0 END,
-       model_id, region, endpoint_type,
+SELECT 'hourly', detail, strftime('%Y-%m-%d %H:00:00', request_time),
+       CASE detail WHEN 'everybody' THEN 0 ELSE user_id END,
+       CASE detail WHEN 'key' THEN COALESCE(key_id, 0) ELSE 0 END,
+       CASE detail WHEN 'person' THEN '' ELSE model_id END,
+       CASE detail WHEN 'person' THEN '' ELSE region END,
+       CASE detail WHEN 'person' THEN '' ELSE endpoint_type END,
        COUNT(*),
        SUM(CASE WHEN outcome = 'success' THEN 0 ELSE 1 END),
        COALESCE(SUM(input_tokens), 0), COALESCE(SUM(output_tokens), 0), COALESCE(SUM(cache_write_tokens), 0),
@@ -78,8 +83,8 @@ SELECT 'hourly', strftime('%Y-%m-%d %H:00:00', request_time),
        COALESCE(SUM(response_time_ms), 0), COUNT(response_time_ms),
        COALESCE(SUM(time_to_first_byte_ms), 0), COUNT(time_to_first_byte_ms)
 FROM usage_records
-CROSS JOIN (SELECT TRUE AS own UNION ALL SELECT FALSE)
-GROUP BY 2, 3, 4, 5, 6, 7;
+CROSS JOIN (SELECT 'key' AS detail UNION ALL SELECT 'person' UNION ALL SELECT 'everybody')
+GROUP BY 2, 3, 4, 5, 6, 7, 8;
 
 CREATE INDEX usage_records_key_time ON usage_records (key_id, request_time, id);
 CREATE INDEX usage_records_model_time ON usage_records (model_id, request_time, id);

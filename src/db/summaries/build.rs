@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use diesel::{dsl::sql, prelude::*, sql_types::BigInt};
 use diesel_async::RunQueryDsl;
 
-use super::{EVERYBODY, Measures, Place, UsageSummary, WriteSummaries};
+use super::{DETAILS, EVERYBODY, KEY, Measures, Place, UsageSummary, WriteSummaries};
 use crate::db::{
     Conn, DbError, SqliteAsync, Timestamp, in_reading_transaction, in_transaction,
     levels::{Fence, Hands, Hold, Levels},
@@ -133,7 +133,7 @@ pub async fn next(
         }
         let first: Option<Timestamp> = usage_summaries::table
             .filter(usage_summaries::period_type.eq(source.as_str()))
-            .filter(usage_summaries::user_id.eq(EVERYBODY))
+            .filter(usage_summaries::detail.eq(EVERYBODY))
             .filter(usage_summaries::period_start.ge(built).and(usage_summaries::period_start.lt(limit)))
             .select(usage_summaries::period_start)
             .order(usage_summaries::period_start)
@@ -168,7 +168,7 @@ pub async fn starts(
     let found: Vec<Timestamp> = on_conn!(conn, c => {
         usage_summaries::table
             .filter(usage_summaries::period_type.eq(source.as_str()))
-            .filter(usage_summaries::user_id.eq(EVERYBODY))
+            .filter(usage_summaries::detail.eq(EVERYBODY))
             .filter(usage_summaries::period_start.ge(from).and(usage_summaries::period_start.lt(until)))
             .select(usage_summaries::period_start)
             .distinct()
@@ -213,7 +213,7 @@ async fn correct<C: Sources + WriteSummaries>(
                     inside.map(|((_, start), _)| *start).collect()
                 }
             };
-            for (at, place, measures) in c.of_summaries(source, start, end).await? {
+            for (at, place, measures) in c.of_summaries(source, &[KEY], start, end).await? {
                 if !known.contains(&at) {
                     *sums.entry(place).or_default() += measures;
                 }
@@ -229,28 +229,30 @@ async fn correct<C: Sources + WriteSummaries>(
         }
     };
     let mut there: HashMap<Place, Measures> = c
-        .of_summaries(period, start, end)
+        .of_summaries(period, &DETAILS, start, end)
         .await?
         .into_iter()
         .map(|(_, place, measures)| (place, measures))
         .collect();
-    target.retain(|place, measures| place.user_id != EVERYBODY && !measures.is_zero());
+    target.retain(|place, measures| place.detail == KEY && !measures.is_zero());
 
-    // What is out of scope stays; the rows of everybody are the sums of all that there is then.
+    // What is out of scope stays; the wider rows are the sums of all that there is then.
     let mut wanted: Sums = there
         .iter()
-        .filter(|(place, _)| place.user_id != EVERYBODY && !scope.holds(place))
+        .filter(|(place, _)| place.detail == KEY && !scope.holds(place))
         .chain(target.iter().filter(|(place, _)| scope.holds(place)))
         .map(|(place, measures)| (place.clone(), *measures))
         .collect();
     if let Apply::Look(overlay) = &mut apply {
         overlay.0.insert((period, start), wanted.clone());
     }
-    let mut everybody = Sums::new();
+    let mut wider = Sums::new();
     for (place, measures) in &wanted {
-        *everybody.entry(place.of_everybody()).or_default() += *measures;
+        for place in place.wider() {
+            *wider.entry(place).or_default() += *measures;
+        }
     }
-    wanted.extend(everybody);
+    wanted.extend(wider);
 
     let mut changed = Changed::default();
     let mut rows = Vec::new();
@@ -279,6 +281,7 @@ trait Sources {
     async fn of_summaries(
         &mut self,
         period: Period,
+        details: &[&str],
         start: Timestamp,
         end: Timestamp,
     ) -> Result<Vec<(Timestamp, Place, Measures)>, DbError>;
@@ -340,8 +343,8 @@ macro_rules! sources {
                 let rows: Vec<Summed> = sums_of_records!(start, end).load(self).await?;
                 let mut sums = Sums::new();
                 for (user_id, key_id, model_id, region, endpoint_type, measures) in rows {
-                    let key_id = key_id.unwrap_or(0);
-                    let place = Place { user_id, key_id, model_id, region, endpoint_type };
+                    let names = (model_id.as_str(), region.as_str(), endpoint_type.as_str());
+                    let place = Place::of_key(user_id, key_id, names);
                     *sums.entry(place).or_default() += measures;
                 }
                 Ok(sums)
@@ -350,11 +353,13 @@ macro_rules! sources {
             async fn of_summaries(
                 &mut self,
                 period: Period,
+                details: &[&str],
                 start: Timestamp,
                 end: Timestamp,
             ) -> Result<Vec<(Timestamp, Place, Measures)>, DbError> {
                 let rows = usage_summaries::table
                     .filter(usage_summaries::period_type.eq(period.as_str()))
+                    .filter(usage_summaries::detail.eq_any(details))
                     .filter(usage_summaries::period_start.ge(start).and(usage_summaries::period_start.lt(end)))
                     .select((usage_summaries::period_start, Place::as_select(), Measures::as_select()));
                 Ok(rows.load(self).await?)
@@ -366,9 +371,16 @@ macro_rules! sources {
                 start: Timestamp,
                 place: Place,
             ) -> Result<(), DbError> {
-                let Place { user_id, key_id, model_id, region, endpoint_type } = place;
-                let key = (period.as_str(), start, user_id, key_id, model_id, region, endpoint_type);
-                diesel::delete(usage_summaries::table.find(key)).execute(self).await?;
+                let Place { detail, user_id, key_id, model_id, region, endpoint_type } = place;
+                let row = usage_summaries::table
+                    .filter(usage_summaries::period_type.eq(period.as_str()))
+                    .filter(usage_summaries::detail.eq(detail))
+                    .filter(usage_summaries::period_start.eq(start))
+                    .filter(usage_summaries::user_id.eq(user_id).and(usage_summaries::key_id.eq(key_id)))
+                    .filter(usage_summaries::model_id.eq(model_id))
+                    .filter(usage_summaries::region.eq(region))
+                    .filter(usage_summaries::endpoint_type.eq(endpoint_type));
+                diesel::delete(row).execute(self).await?;
                 Ok(())
             }
         }

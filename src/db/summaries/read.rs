@@ -75,9 +75,16 @@ impl Selection {
         self.by.contains(&dimension)
     }
 
-    /// The rows of everybody are few, and have all that is needed unless people or keys matter.
-    fn is_of_everybody(&self) -> bool {
-        self.user_id.is_none() && !self.is_by(Dimension::User) && !self.is_by(Dimension::Key)
+    /// The rows with no more detail than is needed: they are the fewest.
+    fn detail(&self) -> &'static str {
+        let people = self.user_id.is_some() || self.is_by(Dimension::User);
+        let names = [Dimension::Model, Dimension::Region, Dimension::Endpoint];
+        let names = self.model_id.is_some() || names.into_iter().any(|name| self.is_by(name));
+        match (people, names, self.is_by(Dimension::Key)) {
+            (false, _, false) => super::EVERYBODY,
+            (true, false, false) => super::PERSON,
+            _ => super::KEY,
+        }
     }
 }
 
@@ -352,20 +359,17 @@ impl<'a> Statement<'a> {
                 " FROM usage_records WHERE request_time >= $1 AND request_time < $2".to_owned()
             }
             Level::Summaries(period) => {
-                let period = Value::Text(period.as_str().to_owned());
-                values.extend([period, Value::Time(from), Value::Time(to)]);
-                " FROM usage_summaries WHERE period_type = $1 AND period_start >= $2 AND period_start < $3"
+                let [period, detail] = [period.as_str(), self.selection.detail()]
+                    .map(|text| Value::Text(text.to_owned()));
+                values.extend([period, detail, Value::Time(from), Value::Time(to)]);
+                " FROM usage_summaries WHERE period_type = $1 AND detail = $2 \
+                 AND period_start >= $3 AND period_start < $4"
                     .to_owned()
             }
         };
-        match self.selection.user_id {
-            Some(user_id) => {
-                values.push(Value::Number(user_id));
-                text.push_str(&format!(" AND user_id = ${}", values.len()));
-            }
-            None if level == Level::Records => {}
-            None if self.selection.is_of_everybody() => text.push_str(" AND user_id = 0"),
-            None => text.push_str(" AND user_id > 0"),
+        if let Some(user_id) = self.selection.user_id {
+            values.push(Value::Number(user_id));
+            text.push_str(&format!(" AND user_id = ${}", values.len()));
         }
         if let Some(model_id) = &self.selection.model_id {
             values.push(Value::Text(model_id.clone()));
@@ -485,7 +489,7 @@ pub async fn first(conn: &mut Conn) -> Result<Option<Timestamp>, DbError> {
     for period in [Period::Monthly, Period::Daily, Period::Hourly] {
         let query = table::table
             .filter(table::period_type.eq(period.as_str()))
-            .filter(table::user_id.eq(super::EVERYBODY))
+            .filter(table::detail.eq(super::EVERYBODY))
             .select(table::period_start)
             .order(table::period_start);
         let found: Option<Timestamp> = on_conn!(conn, c => query.first(c).await.optional())?;
