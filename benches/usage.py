@@ -115,19 +115,22 @@ class Service:
         deadline = time.monotonic() + 60
         while True:
             try:
-                self.get("/health")
-                break
+                if self.ask("/health").status == 200:
+                    break
             except OSError:
-                if time.monotonic() > deadline or self.process.poll() is not None:
-                    sys.exit("the service does not start")
-                time.sleep(0.05)
+                pass
+            if time.monotonic() > deadline or self.process.poll() is not None:
+                sys.exit("the service does not start")
+            time.sleep(0.05)
+
+    def ask(self, path):
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=600)
+        connection.request("GET", path, headers={"Authorization": f"Bearer {self.token}"})
+        return connection.getresponse()
 
     def get(self, path):
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
-        connection.request("GET", path, headers={"Authorization": f"Bearer {self.token}"})
-        answer = connection.getresponse()
+        answer = self.ask(path)
         body = answer.read()
-        connection.close()
         if answer.status != 200:
             sys.exit(f"{path}: {answer.status} {body[:300]}")
         return body
@@ -209,11 +212,8 @@ def export(backend):
     before = service.rss()
     figures = {}
     for format in ("csv", "jsonl"):
-        connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=600)
         began = time.monotonic()
-        path = f"/api/admin/usage/export?format={format}&{month}"
-        connection.request("GET", path, headers={"Authorization": f"Bearer {service.token}"})
-        answer = connection.getresponse()
+        answer = service.ask(f"/api/admin/usage/export?format={format}&{month}")
         lines = 0
         while piece := answer.read(1 << 18):
             lines += piece.count(b"\n")

@@ -4,7 +4,7 @@ mod calls;
 mod imports;
 mod seeding;
 
-use bedrock_sso_proxy::db::prices::ModelCost;
+use bedrock_sso_proxy::db::{Conn, prices::ModelCost};
 use serde_json::{Value, json};
 
 use crate::helpers::{
@@ -575,22 +575,13 @@ on_both_databases!(changes_at_the_same_time_all_count_once, backend => {
 
 #[actix_web::test]
 async fn a_client_that_hangs_up_stops_no_change_half_way() {
+    use diesel_async::SimpleAsyncConnection;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let office = Office::on(Backend::Sqlite).await;
-    let file = office.app.folder.path().join("data/test.db");
-    let hold = std::process::Command::new("python3")
-        .args(["-c", "import sqlite3,sys; c=sqlite3.connect(sys.argv[1]); c.execute('BEGIN IMMEDIATE'); print(flush=True); sys.stdin.read(); c.rollback()"])
-        .arg(&file)
-        .stdin(std::process::Stdio::piped())
-        .stdout(std::process::Stdio::piped())
-        .spawn();
-    let mut hold = hold.unwrap();
-    let mut line = String::new();
-    std::io::BufRead::read_line(
-        &mut std::io::BufReader::new(hold.stdout.take().unwrap()),
-        &mut line,
-    )
-    .unwrap();
+    let pool = office.app.pool().await;
+    let mut holder = pool.writer().await.unwrap();
+    let Conn::Sqlite(held) = &mut holder else { panic!("SQLite was asked for") };
+    held.batch_execute("BEGIN IMMEDIATE").await.unwrap();
     let mut connection = tokio::net::TcpStream::connect(office.app.address()).await.unwrap();
     let body = input_at("0.007").to_string();
     let head = format!(
@@ -605,8 +596,7 @@ async fn a_client_that_hangs_up_stops_no_change_half_way() {
     assert!(waited.is_err(), "it waits for the database: {waited:?}");
 
     drop(connection);
-    drop(hold.stdin.take());
-    hold.wait().unwrap();
+    held.batch_execute("ROLLBACK").await.unwrap();
 
     let set = crate::helpers::eventually(std::time::Duration::from_secs(10), || async {
         office.show("*", NEW).await.status == 200
