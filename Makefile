@@ -12,9 +12,9 @@ demo:    ## Run everything on this machine: no AWS account, no database server (
 test:    ## Run all tests; finds or starts the servers they need
 	scripts/test
 
-soak:    ## Run the long trials: 200 kills, calls without a database, 100 rounds of 50 at once
+soak:    ## Run the long trials: 200 kills, calls without a database, 100 rounds of 50 and of summing up at once
 	SOAK_KILLS=200 SOAK_AWAY_CALLS=25000 SOAK_ROUNDS=100 scripts/test --test api -- --nocapture --test-threads 1 \
-		kills:: faults::with_the_database_away lifecycle::fifty of_fifty_
+		kills:: faults::with_the_database_away lifecycle::fifty of_fifty_ summaries::writers
 
 lint:    ## Check formatting, lints and dependencies
 	cargo fmt --check
