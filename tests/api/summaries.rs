@@ -426,6 +426,23 @@ on_both_databases!(rows_that_are_not_summed_up_yet_are_never_removed, backend =>
     assert_eq!(levels.cleaned_before(Level::Summaries(Period::Hourly)), at("2026-11-24T00:00:00"));
 });
 
+on_both_databases!(rows_from_before_there_were_summaries_are_in_their_hours, backend => {
+    let app = start(backend).await;
+    let pool = app.pool().await;
+    let mut truth = Truth::default();
+    let mut dice = Dice(17);
+    let rows = (0..200).map(|_| dice.row(at("2026-11-20T00:00:00"), 7)).collect();
+    truth.write(&pool, rows).await;
+
+    let down = app.command(&["migrate", "down", "--steps", "1", "--yes"]);
+    let up = app.command(&["migrate", "up"]);
+
+    assert!(down.status.success() && up.status.success(), "{down:?} {up:?}");
+    truth.check(&pool, "as the migration makes them").await;
+    summarise_all(&pool, at("2026-11-27T12:00:00")).await;
+    truth.check(&pool, "and what is built of them").await;
+});
+
 /// Answers of a list, page by page.
 async fn pages(app: &TestServer, credential: &str, query: &str, limit: usize) -> Vec<Value> {
     let mut all = Vec::new();
