@@ -276,7 +276,8 @@ impl Run {
                 };
                 match held {
                     Ok(true) => {}
-                    Ok(false) => break Err(JobError::Database(DbError::LeaseLost(self.job))),
+                    // The fence stops it at its next transaction; to drop it could drop a query.
+                    Ok(false) => break work.await,
                     Err(error) => {
                         tracing::warn!(
                             job = self.job,
@@ -288,12 +289,12 @@ impl Run {
             }
         };
         let (ending, rows, message) = match &ended {
-            Ok(done) => (Ending::Success, done.rows, done.message.clone()),
-            Err(error @ JobError::Stopped) => (Ending::Stopped, 0, error.to_string()),
-            Err(error) => (Ending::Failed, 0, causes(error)),
+            Ok(done) => (Ending::Success, Some(done.rows), done.message.clone()),
+            Err(error @ JobError::Stopped) => (Ending::Stopped, None, error.to_string()),
+            Err(error) => (Ending::Failed, None, causes(error)),
         };
         let message: String = message.chars().take(LONGEST_MESSAGE).collect();
-        let rows = i64::try_from(rows).unwrap_or(i64::MAX);
+        let rows = rows.map(|rows| i64::try_from(rows).unwrap_or(i64::MAX));
         let noted = async {
             let mut conn = pool.writer().await?;
             let how = (ending, rows, message.as_str());

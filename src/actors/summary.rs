@@ -210,12 +210,6 @@ impl Actor for SummaryScheduler {
     type Context = Context<Self>;
 
     fn started(&mut self, context: &mut Self::Context) {
-        for job in Job::ALL {
-            let schedule = self.rules.schedule(job);
-            if let Some(schedule) = schedule.filter(|s| s.next_after(db::now()).is_none()) {
-                tracing::warn!(job = job.name(), ?schedule, "this schedule never comes");
-            }
-        }
         self.look(context);
         context.run_interval(LOOK, Self::look);
     }

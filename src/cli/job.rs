@@ -20,6 +20,13 @@ use crate::{
     settings::Settings,
 };
 
+/// As `println!`, for whom nobody needs to read: what was done is done.
+macro_rules! say {
+    ($($said:tt)*) => {{
+        let _nobody_reads = writeln!(std::io::stdout(), $($said)*);
+    }};
+}
+
 #[derive(Debug, Parser)]
 pub struct Args {
     #[command(subcommand)]
@@ -92,7 +99,7 @@ enum What {
         /// Show the difference, and change nothing.
         #[arg(long)]
         dry_run: bool,
-        /// Do not ask.
+        /// Do not ask; nobody is asked where there is no terminal.
         #[arg(long)]
         yes: bool,
     },
@@ -163,7 +170,7 @@ pub async fn run(args: Args, settings: &Settings) -> anyhow::Result<()> {
                 bail!("there is no job {name}; there are {}", names.join(", "));
             };
             let done = alone(&pool, job.name(), async |work| rules.perform(job, work, now).await);
-            println!("{}", done.await?.message);
+            say!("{}", done.await?.message);
         }
         What::Summaries { period, days_back, user_id, model_id, dry_run } => {
             let periods: Vec<Period> = if period.is_empty() {
@@ -173,29 +180,29 @@ pub async fn run(args: Args, settings: &Settings) -> anyhow::Result<()> {
             };
             let scope = Scope { user_id, model: model_id };
             if dry_run {
-                println!("nothing is changed; it would be:");
+                say!("nothing is changed; it would be:");
                 for report in summarise::preview(&pool, &periods, days_back, &scope, now).await? {
-                    println!("{report}");
+                    say!("{report}");
                 }
             } else {
                 let done = alone(&pool, Job::UsageSummaries.name(), async |work| {
                     summarise::summarise(work, &periods, days_back, &scope, now).await
                 });
-                println!("{}", done.await?.message);
+                say!("{}", done.await?.message);
             }
         }
         What::Cleanup { target, days_back, dry_run } => {
             let kept = kept(&rules, &target, days_back);
             if dry_run {
-                println!("nothing is removed; it would be:");
+                say!("nothing is removed; it would be:");
                 for report in clean_up::preview(&pool, &kept, now).await? {
-                    println!("{report}");
+                    say!("{report}");
                 }
             } else {
                 let done = alone(&pool, Job::UsageCleanup.name(), async |work| {
                     clean_up::clean_up(work, &kept, now, &Origin::operator()).await
                 });
-                println!("{}", done.await?.message);
+                say!("{}", done.await?.message);
             }
         }
         What::Reprice { from, dry_run, yes } => {
@@ -213,7 +220,7 @@ pub async fn run(args: Args, settings: &Settings) -> anyhow::Result<()> {
             let done = alone(&pool, reprice::NAME, async |work| {
                 reprice::reprice(work, from, &Origin::operator()).await
             });
-            println!("{}", done.await?.message);
+            say!("{}", done.await?.message);
         }
     }
     pool.close();
@@ -232,13 +239,13 @@ fn kept(rules: &Rules, targets: &[Target], days_back: Option<u32>) -> Vec<(Level
 }
 
 fn list(rules: &Rules, now: Timestamp) {
-    println!("{:<16}  {:<16}  {:<20}  ABOUT", "NAME", "SCHEDULE", "NEXT RUN (UTC)");
+    say!("{:<16}  {:<16}  {:<20}  ABOUT", "NAME", "SCHEDULE", "NEXT RUN (UTC)");
     for job in Job::ALL {
         let Some(schedule) = rules.schedule(job) else { continue };
         let next = shown_next(rules, schedule.next_after(now));
-        println!("{:<16}  {:<16}  {next:<20}  {}", job.name(), schedule.expression(), job.about());
+        say!("{:<16}  {:<16}  {next:<20}  {}", job.name(), schedule.expression(), job.about());
     }
-    println!("schedules are in {}; besides, there is `job reprice`", rules.zone().name());
+    say!("schedules are in {}; besides, there is `job reprice`", rules.zone().name());
 }
 
 fn shown_next(rules: &Rules, next: Option<Timestamp>) -> String {
@@ -252,22 +259,25 @@ fn shown_next(rules: &Rules, next: Option<Timestamp>) -> String {
 async fn status(pool: &Pool, rules: &Rules, now: Timestamp) -> anyhow::Result<()> {
     let all = jobs::standing(&mut pool.reader().await?, rules, now).await?;
     for jobs::Standing { job, next_run_at, last_run, .. } in all {
-        println!("{}: next run {}", job.name(), shown_next(rules, next_run_at));
+        say!("{}: next run {}", job.name(), shown_next(rules, next_run_at));
         let Some(run) = last_run else {
-            println!("  has not run yet");
+            say!("  has not run yet");
             continue;
         };
         let started = run.started_at.format("%Y-%m-%d %H:%M:%S");
         let outcome = run.outcome.as_deref().unwrap_or("running");
-        print!("  last run {started} on {}: {outcome}", run.instance);
+        let mut line = format!("  last run {started} on {}: {outcome}", run.instance);
         if let Some(finished) = run.finished_at {
             // The clock may have been set back meanwhile.
             let took = (finished - run.started_at).num_milliseconds().max(0);
-            print!(", {}.{:03} s, {} rows", took / 1000, took % 1000, run.rows.unwrap_or(0));
+            line.push_str(&format!(", {}.{:03} s", took / 1000, took % 1000));
         }
-        println!();
+        if let Some(rows) = run.rows {
+            line.push_str(&format!(", {rows} rows"));
+        }
+        say!("{line}");
         for line in run.message.unwrap_or_default().lines() {
-            println!("    {line}");
+            say!("    {line}");
         }
     }
     Ok(())
@@ -329,13 +339,13 @@ async fn frees(
 
 fn show(preview: &reprice::Preview, from: Timestamp) {
     for ((region, model), difference) in &preview.differences {
-        println!("{model} in {region}: {difference}");
+        say!("{model} in {region}: {difference}");
     }
     let total = preview.total();
-    println!("{} of {} calls would change: {total}", total.calls, preview.looked_at);
+    say!("{} of {} calls would change: {total}", total.calls, preview.looked_at);
     if from < preview.rows_from {
         let rows_from = preview.rows_from.format("%Y-%m-%dT%H:%MZ");
-        println!("calls from before {rows_from} are cleaned up: their summaries stay as they are");
+        say!("calls from before {rows_from} are cleaned up: their summaries stay as they are");
     }
 }
 

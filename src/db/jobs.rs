@@ -32,7 +32,7 @@ pub struct JobRun {
     pub finished_at: Option<Timestamp>,
     /// `success`, `failed`, `stopped` (a shutdown) or `interrupted` (its process died); `None` = it runs.
     pub outcome: Option<String>,
-    /// Rows that it changed.
+    /// Rows that it changed; `None` unless it succeeded: what it did until then is done, and not counted.
     pub rows: Option<i64>,
     pub message: Option<String>,
     pub instance: String,
@@ -190,7 +190,7 @@ pub async fn finish(
     job: &str,
     run_id: i64,
     token: i64,
-    (ending, rows, message): (Ending, i64, &str),
+    (ending, rows, message): (Ending, Option<i64>, &str),
     now: Timestamp,
 ) -> Result<(), DbError> {
     in_transaction!(conn, c => {

@@ -285,7 +285,7 @@ pub struct Imported {
     pub added: usize,
     pub changed: usize,
     pub unchanged: usize,
-    /// What was added or changed, with the price that counted before.
+    /// What was added or changed, with the time from which it counts and the price that counted before.
     pub changes: Vec<(Entry, Option<Tiers>)>,
 }
 
@@ -330,7 +330,10 @@ pub async fn import(
             "unchanged": unchanged,
             "changes": told.collect::<Vec<_>>(),
         });
-        let changes = changes.into_iter().map(|change| (change.entry.clone(), change.before));
+        let from: Vec<Timestamp> = rows.iter().map(|row| row.valid_from).collect();
+        let changes = changes.into_iter().zip(from).map(|(change, from)| {
+            (Entry { valid_from: Some(from), ..change.entry.clone() }, change.before)
+        });
         let answer = Imported { added, changed, unchanged, changes: changes.collect() };
         let event = (!dry_run && !rows.is_empty())
             .then(|| ("prices_imported", "prices".to_owned(), metadata));
@@ -379,7 +382,16 @@ pub async fn set(
     .await
 }
 
-/// Ends the price of one region and id from now on. Answers false if there was none.
+/// What ending a price came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    Now,
+    /// It had ended already.
+    Before,
+    NeverWas,
+}
+
+/// Ends the price of one region and id from now on, and those that were to count later.
 ///
 /// # Errors
 /// The database's.
@@ -387,18 +399,31 @@ pub async fn end(
     conn: &mut Conn,
     (region, model_id): (&str, &str),
     origin: &Origin,
-) -> Result<bool, DbError> {
+) -> Result<Ended, DbError> {
     prices::change(conn, Some(&[model_id]), origin, |now, known| {
+        let key = (region, model_id);
+        let later = known
+            .iter()
+            .filter(|row| (row.region.as_str(), row.valid_from > now) == (region, true));
+        let mut later: Vec<Timestamp> = later.map(|row| row.valid_from).collect();
+        later.sort_unstable();
+        later.dedup();
         let book = book(known);
-        let Some(price) = book.find_exact(region, model_id, now) else {
-            return Change { rows: Vec::new(), event: None, answer: false };
+        let at = |time: &Timestamp| book.find_exact(region, model_id, *time);
+        // Also what was to count later does not.
+        let ends: Vec<Timestamp> =
+            std::iter::once(now).chain(later).filter(|time| at(time).is_some()).collect();
+        let Some(first) = ends.first().and_then(at) else {
+            let answer = if book.knows(region, model_id) { Ended::Before } else { Ended::NeverWas };
+            return Change { rows: Vec::new(), event: None, answer };
         };
-        let metadata = json!({ "before": shown((price.rates, price.long)) });
+        let metadata = json!({ "before": shown((first.rates, first.long)) });
         let event = ("price_ended", format!("price:{region}/{model_id}"), metadata);
         let none = (Rates::default(), None);
-        let row = new_row((region, model_id), now, none, Source::Manual, now);
-        let rows = vec![NewModelCost { ended: true, ..row }];
-        Change { rows, event: Some(event), answer: true }
+        let row =
+            |from| NewModelCost { ended: true, ..new_row(key, from, none, Source::Manual, now) };
+        let rows = ends.into_iter().map(row).collect();
+        Change { rows, event: Some(event), answer: Ended::Now }
     })
     .await
 }

@@ -129,8 +129,13 @@ fn jobs(check: &mut Check, jobs: &Jobs) {
         ("jobs.price_check.schedule", &jobs.price_check.schedule),
         ("jobs.audit_retention.schedule", &jobs.audit_retention.schedule),
     ] {
-        let wrong = Schedule::new(text, zone.clone().unwrap_or_default()).err();
-        check.that(wrong.is_none(), key, wrong.map(|e| e.to_string()).unwrap_or_default());
+        match Schedule::new(text, zone.clone().unwrap_or_default()) {
+            Ok(schedule) => {
+                let comes = schedule.next_after(chrono::Utc::now().naive_utc()).is_some();
+                check.that(comes, key, "is a time that never comes");
+            }
+            Err(wrong) => check.that(false, key, wrong.to_string()),
+        }
     }
     let kept = &jobs.usage_cleanup.summaries_retention_days;
     for (key, days) in [

@@ -205,11 +205,13 @@ impl OpenCall {
         row.cache_write_1h_tokens = tokens.cache_write_1h;
         row.cache_read_tokens = tokens.cache_read;
         row.stop_reason = stop_reason;
-        // A refusal before the answer began used nothing that anybody reported; it is no estimate.
-        let answered = outcome == Outcome::Success
-            || !tokens.is_empty()
-            || row.time_to_first_byte_ms.is_some();
-        row.estimated = answered && !complete;
+        // A refusal before the answer began used nothing. A call that was sent and whose answer nobody saw the beginning or
+        // the end of may have used anything. Counting uses nothing.
+        let refused = outcome == Outcome::UpstreamError
+            && tokens.is_empty()
+            && row.time_to_first_byte_ms.is_none();
+        let sent = row.upstream_attempts > 0 && row.operation != "count_tokens";
+        row.estimated = sent && !refused && !complete;
         self.desk.metrics.call_ended(&row, nonsense);
         let receipt = self.desk.journal.close(slot, &row);
         self.desk.put((row, receipt));

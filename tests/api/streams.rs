@@ -264,7 +264,12 @@ async fn a_client_that_leaves_ends_the_call_within_a_second() {
         assert_eq!(row["outcome"], "client_disconnect", "{scenario}: {row}");
         let seen = app.last_call().usage.map(|usage| usage.input);
         assert_eq!(row["input_tokens"].as_u64(), seen, "{scenario}");
-        assert_eq!(row["estimated"], seen.is_some(), "{scenario}");
+        assert_eq!(row["estimated"], true, "{scenario}");
+        assert_eq!(
+            row["cost_usd"].is_null(),
+            seen.is_none(),
+            "{scenario}: what is unknown has no cost"
+        );
     }
 }
 

@@ -71,6 +71,18 @@ impl Selection {
         Self { user_id, model_id, by }
     }
 
+    /// Whether this is one of its groups, by what they tell apart.
+    pub fn has(&self, group: &Group) -> bool {
+        let told = [
+            (Dimension::User, group.user_id.is_some()),
+            (Dimension::Key, group.key_id.is_some()),
+            (Dimension::Model, group.model_id.is_some()),
+            (Dimension::Region, group.region.is_some()),
+            (Dimension::Endpoint, group.endpoint_type.is_some()),
+        ];
+        told.into_iter().all(|(dimension, told)| self.is_by(dimension) == told)
+    }
+
     pub fn is_by(&self, dimension: Dimension) -> bool {
         self.by.contains(&dimension)
     }

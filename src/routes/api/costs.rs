@@ -20,7 +20,8 @@ use crate::{
     pricing::{
         Rates,
         import::{self, Tiers},
-        ledger, money,
+        ledger::{self, Ended},
+        money,
     },
     routes::{
         body::{Body, Csv},
@@ -188,6 +189,9 @@ pub struct ImportChange {
     line: u64,
     region: String,
     model_id: String,
+    /// From when on it counts.
+    #[serde(serialize_with = "super::time_or_null")]
+    valid_from: Option<Timestamp>,
     /// null: there was none.
     before: Option<Prices>,
     after: Prices,
@@ -244,6 +248,7 @@ pub async fn import(
         line: entry.line,
         region: entry.region,
         model_id: entry.model_id,
+        valid_from: entry.valid_from,
         before: before.map(Prices::from),
         after: (entry.rates, entry.long).into(),
     });
@@ -399,7 +404,7 @@ pub async fn set(
 
 /// End a price
 ///
-/// From now on there is none of exactly this region and model; the history stays.
+/// From now on there is none of exactly this region and model, nor one that was to count later; the history stays.
 #[api_v2_operation(tags(Administration), operation_id = "endCost")]
 pub async fn end(
     request: HttpRequest,
@@ -410,8 +415,10 @@ pub async fn end(
     let (region, model_id) = key(path)?;
     let origin = surface::origin(&request, Some(&admin.0));
     let mut conn = worker.shared.pool.writer().await?;
-    ledger::end(&mut conn, (&region, &model_id), &origin).await?;
-    Ok(HttpResponse::NoContent().finish())
+    match ledger::end(&mut conn, (&region, &model_id), &origin).await? {
+        Ended::Now | Ended::Before => Ok(HttpResponse::NoContent().finish()),
+        Ended::NeverWas => Err(no_price()),
+    }
 }
 
 /// Models that were called in the last 30 days and whose calls have no known cost.

@@ -3,7 +3,7 @@
 use actix_web::{HttpRequest, HttpResponse, web::Data};
 use paperclip::actix::{
     Apiv2Schema, api_v2_operation,
-    web::{Json, Path},
+    web::{Json, Path, Query},
 };
 use serde::Serialize;
 use serde_json::json;
@@ -17,6 +17,7 @@ use crate::{
     },
     jobs::{self, Job, JobError},
     routes::{
+        body::Body,
         error::{ApiError, Code},
         extract::Admin,
         surface,
@@ -102,6 +103,11 @@ pub async fn list(_admin: Admin, worker: Data<Worker>) -> Result<Json<JobList>, 
     Ok(Json(JobList { jobs: standing.into_iter().map(entry).collect() }))
 }
 
+/// Nothing can be said of a run: what is said all the same is refused, rather than not heeded.
+#[derive(Debug, serde::Deserialize, Apiv2Schema)]
+#[serde(deny_unknown_fields)]
+pub struct NothingToSay {}
+
 /// Run a job now
 ///
 /// It is started here and goes on by itself; how it went is in the list.
@@ -110,8 +116,11 @@ pub async fn run(
     request: HttpRequest,
     admin: Admin,
     path: Path<String>,
+    _nothing: Query<NothingToSay>,
+    body: Body<NothingToSay>,
     worker: Data<Worker>,
 ) -> Result<HttpResponse, ApiError> {
+    body.read().await?;
     let Some(job) = Job::named(&path) else {
         let names: Vec<&str> = Job::ALL.into_iter().map(Job::name).collect();
         let message = format!("There is no such job; there are {}.", names.join(", "));

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     db::{
         self, Conn, Timestamp,
-        levels::{self, Levels},
+        levels::{self, Level, Levels},
         period::Period,
         summaries::{
             Measures,
@@ -87,6 +87,9 @@ pub struct Summaries {
     pub limit: i64,
     pub offset: i64,
     pub next_cursor: Option<String>,
+    /// Summaries of these periods from before are cleaned up, and not in the list; null = none are.
+    #[serde(serialize_with = "super::time_or_null")]
+    pub kept_from: Option<Timestamp>,
 }
 
 /// The sum of the calls of a period. What it is not grouped by is not there.
@@ -119,7 +122,7 @@ pub struct Summary {
     total_tokens: i64,
     avg_response_time_ms: Option<i64>,
     avg_time_to_first_byte_ms: Option<i64>,
-    /// US dollars with nine places, of the calls whose cost is known; null = of none it is.
+    /// US dollars with nine places, of the calls whose cost is known; null = of none that cost anything.
     total_cost_usd: Option<String>,
     /// Calls whose cost is not known, and is not in the total.
     unpriced_requests: i64,
@@ -130,7 +133,7 @@ pub struct Summary {
 impl Summary {
     fn new(period_type: &'static str, period_end: Timestamp, group: Group, sums: Measures) -> Self {
         let average = |sum: i64, count: i64| (count > 0).then(|| (sum + count / 2) / count);
-        let priced = sums.requests == 0 || sums.unpriced < sums.requests;
+        let priced = sums.unpriced == 0 || sums.cost_nano_usd > 0;
         Self {
             period_type,
             period_start: group.period_start,
@@ -252,12 +255,16 @@ async fn list(
     page: Page,
 ) -> Result<Summaries, ApiError> {
     let from = match &page.cursor {
-        Some(cursor) => From::After(read_group(cursor).ok_or_else(no_cursor)?),
+        Some(cursor) => {
+            let last = read_group(range.0, cursor).filter(|last| selection.has(last));
+            From::After(last.ok_or_else(no_cursor)?)
+        }
         None => From::Offset(page.offset),
     };
     let found = read::list(conn, levels, selection, range, (&from, page.limit), COUNT_CAP).await?;
     let full = i64::try_from(found.groups.len()).is_ok_and(|count| count == page.limit);
-    let next_cursor = found.groups.last().filter(|_| full).map(|(last, _)| write_group(last));
+    let next_cursor =
+        found.groups.last().filter(|_| full).map(|(last, _)| write_group(range.0, last));
     let period = range.0;
     let summary = |(group, measures): (Group, Measures)| {
         Summary::new(period.as_str(), period.next(group.period_start), group, measures)
@@ -269,7 +276,14 @@ async fn list(
         limit: page.limit,
         offset: page.offset,
         next_cursor,
+        kept_from: kept_from(levels, period),
     })
+}
+
+/// Up to where periods are cleaned up, if any are.
+fn kept_from(levels: &Levels, period: Period) -> Option<Timestamp> {
+    let cleaned = levels.cleaned_before(Level::Summaries(period));
+    Some(cleaned).filter(|cleaned| *cleaned > levels::earliest())
 }
 
 /// All groups of the range fit into memory: their number is that of people, keys and models, whatever the time.
@@ -302,6 +316,7 @@ async fn total(
         limit: page.limit,
         offset: page.offset,
         next_cursor: (next < count).then(|| write_cursor(next)),
+        kept_from: kept_from(levels, Period::Monthly),
     })
 }
 
@@ -322,23 +337,25 @@ fn dimensions(text: Option<&str>) -> Result<Vec<Dimension>, ApiError> {
     words.map(read).collect()
 }
 
-/// A group as a cursor: its members, in order, as JSON.
-fn write_group(group: &Group) -> String {
+/// A group as a cursor: its list's period and its members, in order, as JSON.
+fn write_group(period: Period, group: &Group) -> String {
     let Group { period_start, user_id, key_id, model_id, region, endpoint_type } = group;
     let ms = period_start.and_utc().timestamp_millis();
-    let members = serde_json::json!([ms, user_id, key_id, model_id, region, endpoint_type]);
+    let members =
+        serde_json::json!([period.as_str(), ms, user_id, key_id, model_id, region, endpoint_type]);
     write_cursor(members)
 }
 
-fn read_group(plain: &str) -> Option<Group> {
-    type Members = (i64, Option<i64>, Option<i64>, Option<String>, Option<String>, Option<String>);
-    let (ms, user_id, key_id, model_id, region, endpoint_type): Members =
+fn read_group(period: Period, plain: &str) -> Option<Group> {
+    type Members =
+        (String, i64, Option<i64>, Option<i64>, Option<String>, Option<String>, Option<String>);
+    let (of, ms, user_id, key_id, model_id, region, endpoint_type): Members =
         serde_json::from_str(plain).ok()?;
     let texts = [&model_id, &region, &endpoint_type];
     let sound = texts.into_iter().flatten().all(|text| text.len() <= 2048 && !text.contains('\0'));
     let period_start = DateTime::from_timestamp_millis(ms)?.naive_utc();
     let in_range = (2000..2200).contains(&chrono::Datelike::year(&period_start));
-    (sound && in_range).then_some(Group {
+    (of == period.as_str() && sound && in_range).then_some(Group {
         period_start,
         user_id,
         key_id,
@@ -362,12 +379,14 @@ mod tests {
             region: None,
             endpoint_type: None,
         };
-        let page = Page::read(None, None, Some(&write_group(&group))).unwrap();
+        let page = Page::read(None, None, Some(&write_group(Period::Daily, &group))).unwrap();
 
-        assert_eq!(read_group(&page.cursor.unwrap()), Some(group));
+        let cursor = page.cursor.unwrap();
+        assert_eq!(read_group(Period::Weekly, &cursor), None, "of another list");
+        assert_eq!(read_group(Period::Daily, &cursor), Some(group));
         for text in ["", "7", "[]", "[1,2,3,4,5,6]", "[9999999999999999,null,null,null,null,null]"]
         {
-            assert_eq!(read_group(text), None, "{text}");
+            assert_eq!(read_group(Period::Daily, text), None, "{text}");
         }
     }
 }

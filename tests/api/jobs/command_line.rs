@@ -271,7 +271,7 @@ on_both_databases!(a_command_waits_for_a_run_that_goes_on_elsewhere, backend => 
     };
     let finish = async |(run_id, token)| {
         let mut conn = pool.writer().await.unwrap();
-        runs::finish(&mut conn, JOB, run_id, token, (Ending::Success, 0, ""), db::now()).await.unwrap();
+        runs::finish(&mut conn, JOB, run_id, token, (Ending::Success, Some(0), ""), db::now()).await.unwrap();
     };
 
     let held = claim().await;

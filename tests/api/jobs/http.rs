@@ -79,7 +79,7 @@ on_both_databases!(a_job_that_runs_is_not_started_again_and_who_asked_is_audited
 
     let refused = ask().await;
     let running = job(&app, &admin, JOB).await["last_run"].clone();
-    runs::finish(&mut conn, JOB, run_id, token, (Ending::Success, 0, ""), db::now()).await.unwrap();
+    runs::finish(&mut conn, JOB, run_id, token, (Ending::Success, Some(0), ""), db::now()).await.unwrap();
     drop(conn);
     let started = ask().await;
 

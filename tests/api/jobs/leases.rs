@@ -34,7 +34,7 @@ async fn claim(conn: &mut Conn, slot: Option<i64>, holder: &str, now: i64) -> Cl
 }
 
 async fn finish(conn: &mut Conn, (run_id, token): (i64, i64), ending: Ending, now: i64) {
-    runs::finish(conn, JOB, run_id, token, (ending, 3, "done"), at(now)).await.unwrap();
+    runs::finish(conn, JOB, run_id, token, (ending, Some(3), "done"), at(now)).await.unwrap();
 }
 
 on_both_databases!(a_lease_is_held_while_it_is_renewed_and_given_back_in_the_end, backend => {
