@@ -229,6 +229,7 @@ pub async fn guard(
     let id = request_id(&request);
     let dialect = Dialect::of_request(request.request());
     let inference = matches!(dialect, Dialect::Bedrock | Dialect::Anthropic);
+    let is_probe = request.path().starts_with("/health");
     let refused =
         worker.as_ref().and_then(|worker| check_head(request.request(), worker, inference).err());
     let mut response = match refused {
@@ -236,9 +237,9 @@ pub async fn guard(
             let error = error.on(dialect, id.clone());
             request.error_response(error).map_into_left_body()
         }
-        // A client that leaves cancels its inference call. Anything else runs to its end: it is short, may change
-        // something, and a query on SQLite must not be dropped half-way.
-        None if inference => next.call(request).await?.map_into_right_body(),
+        // A client that leaves cancels its inference call. Anything else but a probe, which asks no database, runs to its
+        // end: it is short, may change something, and a query on SQLite must not be dropped half-way.
+        None if inference || is_probe => next.call(request).await?.map_into_right_body(),
         None => actix_rt::spawn(next.call(request).in_current_span())
             .await
             .map_err(actix_web::error::ErrorInternalServerError)??
