@@ -50,8 +50,7 @@ impl Relay {
                     tokio::spawn(async move {
                         let Ok(mut server) = TcpStream::connect(target).await else { return };
                         // It is no slower than what it stands for.
-                        client.set_nodelay(true).unwrap();
-                        server.set_nodelay(true).unwrap();
+                        let (_gone, _too) = (client.set_nodelay(true), server.set_nodelay(true));
                         tokio::select! {
                             _ = tokio::io::copy_bidirectional(&mut client, &mut server) => {}
                             () = told.notified() => {}
