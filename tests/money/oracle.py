@@ -248,7 +248,7 @@ class Sum:
             "total_tokens": sum(self.tokens[name] for name in ADDED),
             "avg_response_time_ms": average(self.times["response_time_ms"]),
             "avg_time_to_first_byte_ms": average(self.times["time_to_first_byte_ms"]),
-            "total_cost_usd": None if self.requests == self.unpriced else dollars(self.cost),
+            "total_cost_usd": None if self.unpriced and not self.cost else dollars(self.cost),
             "unpriced_requests": self.unpriced,
             "estimated_requests": self.estimated,
         }
