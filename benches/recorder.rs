@@ -16,6 +16,8 @@ use bedrock_sso_proxy::{
 
 /// Closed calls that reach the recorder in one message, as a busy worker sends them.
 const MESSAGE: usize = 64;
+/// Calls that may wait to be written.
+const MOST_WAITING: u64 = 5_000;
 
 fn main() {
     let Ok(url) = std::env::var("BENCH_DATABASE_URL") else { return };
@@ -63,6 +65,10 @@ async fn record(settings: Settings, calls: u64) {
             (row.clone(), journal.close(slot, row))
         });
         recorder.send(Record(closed.collect())).await.expect("the recorder runs");
+        // No faster than it writes: what it cannot hold it would have to read back.
+        while directory.depth() > MOST_WAITING {
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        }
     }
     let within = std::time::Duration::from_secs(600);
     let left = recorder.send(Flush { within }).await.expect("the recorder runs");
