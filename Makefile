@@ -1,7 +1,7 @@
-.PHONY: help run demo test soak lint bench bench-data migrate seed
+.PHONY: help run demo test soak lint bench bench-data screenshots migrate seed
 
 help:    ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
 
 run:     ## Run the service with config.yaml, or with settings from the environment
 	cargo run --locked -- serve
@@ -23,6 +23,9 @@ lint:    ## Check formatting, lints and dependencies
 
 bench:   ## Measure against nginx and a direct call; prints ratios
 	scripts/bench
+
+screenshots: ## Take pictures of every page of the demo, into target/screenshots
+	scripts/screenshots
 
 bench-data: ## Build, once, 10 million calls on both databases; measure usage, summaries and export with them
 	scripts/bench-data

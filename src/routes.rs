@@ -42,6 +42,10 @@ pub enum Access {
     Page,
     /// What such a page sends.
     PageForm,
+    /// A page for admins.
+    AdminPage,
+    /// What such a page sends.
+    AdminForm,
 }
 
 /// Every route: method, path, who may call it (SEC-71). Tests walk this list with every kind of credential, and hold
@@ -54,6 +58,8 @@ pub const ROUTES: &[(&str, &str, Access)] = &[
     ("POST", "/login/cli", Access::PageForm),
     ("GET", "/device", Access::Page),
     ("POST", "/device", Access::PageForm),
+    ("GET", "/sessions", Access::Page),
+    ("POST", "/sessions/{id}/end", Access::PageForm),
     ("GET", "/static/{file}", Access::PublicPage),
     ("GET", "/health", Access::Public),
     ("HEAD", "/health", Access::Public),

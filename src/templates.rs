@@ -1,4 +1,10 @@
-//! The pages: one type each, over `src/templates/*.html`. Everything is escaped where it is put in (SEC-51).
+//! What pages have in common: the shell around them, their files, how values and charts are shown. Templates are
+//! `src/templates/*.html`; everything is escaped where it is put in (SEC-51). The pages of one card have their types here,
+//! all others beside their handlers, in `routes::pages`.
+
+pub mod assets;
+pub mod chart;
+pub mod show;
 
 use actix_web::{HttpResponse, HttpResponseBuilder, http::header};
 use askama::Template;
@@ -20,15 +26,94 @@ pub struct ProviderLink<'a> {
     pub url: String,
 }
 
-/// `/`: who is signed in.
-#[derive(Template)]
-#[template(path = "home.html")]
-pub struct HomePage<'a> {
-    pub person: &'a str,
+/// A page that is in the menu.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    Overview,
+    Connect,
+    Keys,
+    Usage,
+    Sessions,
+    AdminOverview,
+    AdminUsers,
+    AdminUsage,
+    AdminCosts,
+    AdminStreams,
+    AdminJobs,
+    AdminAudit,
+    AdminHealth,
+}
+
+impl Place {
+    pub fn href(self) -> &'static str {
+        match self {
+            Self::Overview => "/",
+            Self::Connect => "/connect",
+            Self::Keys => "/keys",
+            Self::Usage => "/usage",
+            Self::Sessions => "/sessions",
+            Self::AdminOverview => "/admin",
+            Self::AdminUsers => "/admin/users",
+            Self::AdminUsage => "/admin/usage",
+            Self::AdminCosts => "/admin/costs",
+            Self::AdminStreams => "/admin/streams",
+            Self::AdminJobs => "/admin/jobs",
+            Self::AdminAudit => "/admin/audit",
+            Self::AdminHealth => "/admin/health",
+        }
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Overview => "Overview",
+            Self::Connect => "Connect",
+            Self::Keys => "API keys",
+            Self::Usage => "Usage",
+            Self::Sessions => "Sessions",
+            Self::AdminOverview => "Everybody",
+            Self::AdminUsers => "People",
+            Self::AdminUsage => "All usage",
+            Self::AdminCosts => "Prices",
+            Self::AdminStreams => "Live streams",
+            Self::AdminJobs => "Jobs",
+            Self::AdminAudit => "Audit log",
+            Self::AdminHealth => "Health",
+        }
+    }
+}
+
+/// What stands around every page of somebody who is signed in.
+#[derive(Debug)]
+pub struct Shell {
+    pub place: Place,
+    pub person: String,
     pub admin: bool,
-    pub csrf_token: &'a str,
-    /// The address of this service.
-    pub service: &'a str,
+    pub csrf_token: String,
+    /// What was just done.
+    pub notice: Option<&'static str>,
+}
+
+impl Shell {
+    pub fn own(&self) -> [Place; 5] {
+        [Place::Overview, Place::Connect, Place::Keys, Place::Usage, Place::Sessions]
+    }
+
+    pub fn for_admins(&self) -> [Place; 8] {
+        [
+            Place::AdminOverview,
+            Place::AdminUsers,
+            Place::AdminUsage,
+            Place::AdminCosts,
+            Place::AdminStreams,
+            Place::AdminJobs,
+            Place::AdminAudit,
+            Place::AdminHealth,
+        ]
+    }
+
+    pub fn with_notice(self, notice: Option<&'static str>) -> Self {
+        Self { notice, ..self }
+    }
 }
 
 /// `/device`: type a code, then decide.

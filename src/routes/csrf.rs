@@ -103,3 +103,23 @@ impl<T: DeserializeOwned> Signed<T> {
         Ok(Self { identity, form })
     }
 }
+
+/// A form of our own pages, sent by an admin.
+pub struct SignedByAdmin<T> {
+    pub identity: Arc<Identity>,
+    pub form: T,
+}
+
+impl<T: DeserializeOwned + 'static> FromRequest for SignedByAdmin<T> {
+    type Error = ApiError;
+    type Future = LocalBoxFuture<'static, Result<Self, ApiError>>;
+
+    fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        let (request, payload) = (request.clone(), payload.take());
+        Box::pin(async move {
+            let Signed { identity, form } = Signed::read(&request, payload).await?;
+            extract::must_be_admin(&request, &identity).await?;
+            Ok(Self { identity, form })
+        })
+    }
+}

@@ -297,6 +297,8 @@ struct Telling {
     allow: String,
     /// When trying again makes sense, if it is not by the code.
     retry_after: Option<String>,
+    /// Where a browser goes on instead.
+    location: Option<String>,
     /// The one at fault.
     field: Option<Cow<'static, str>>,
     /// Several at once.
@@ -324,6 +326,7 @@ impl ApiError {
                 request_id: String::new(),
                 allow: String::new(),
                 retry_after: None,
+                location: None,
                 field: None,
                 details: Vec::new(),
             }),
@@ -420,8 +423,23 @@ impl ApiError {
         Self { refusal: Some(refusal), ..Self::new(Code::Unauthorized, message) }
     }
 
+    /// Nobody is signed in: to the sign-in page, and on to `next` afterwards.
+    pub fn to_sign_in(next: &str) -> Self {
+        let encoded = url::form_urlencoded::byte_serialize(next.as_bytes()).collect::<String>();
+        let place =
+            if next == "/" { "/login".to_owned() } else { format!("/login?next={encoded}") };
+        let mut error = Self::refused(Refusal::Missing);
+        error.telling.location = Some(place);
+        error
+    }
+
     pub fn message(&self) -> &str {
         &self.message
+    }
+
+    /// The field at fault, if it is one.
+    pub fn field(&self) -> Option<&str> {
+        self.telling.field.as_deref()
     }
 
     /// The causes, for the log.
@@ -493,12 +511,18 @@ impl fmt::Display for ApiError {
 
 impl ResponseError for ApiError {
     fn status_code(&self) -> StatusCode {
+        if self.telling.location.is_some() {
+            return StatusCode::SEE_OTHER;
+        }
         let status = self.status(self.telling.dialect);
         StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
     }
 
     fn error_response(&self) -> HttpResponse {
         let mut response = HttpResponse::build(self.status_code());
+        if let Some(place) = &self.telling.location {
+            return response.insert_header((header::LOCATION, place.as_str())).finish();
+        }
         if self.code == Code::Unauthorized {
             response
                 .insert_header((header::WWW_AUTHENTICATE, "Bearer realm=\"bedrock-sso-proxy\""));

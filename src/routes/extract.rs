@@ -115,9 +115,18 @@ async fn in_person(request: &HttpRequest) -> Result<Arc<Identity>, ApiError> {
 
 async fn as_admin(request: &HttpRequest) -> Result<Arc<Identity>, ApiError> {
     let identity = authenticate(request, true).await?;
+    must_be_admin(request, &identity).await?;
+    Ok(identity)
+}
+
+/// Whether somebody may do what admins do; that somebody else tried is noted.
+///
+/// # Errors
+/// 403, and 429 for an admin who changes too much too fast.
+pub async fn must_be_admin(request: &HttpRequest, identity: &Identity) -> Result<(), ApiError> {
     let worker = worker(request)?;
     if !identity.admin || identity.credential.key_id().is_some() {
-        let origin = surface::origin(request, Some(&identity));
+        let origin = surface::origin(request, Some(identity));
         let what = Subject::User(identity.user_id);
         if worker.shared.notes.is_first("admin_denied", what) {
             let event = Event {
@@ -136,7 +145,7 @@ async fn as_admin(request: &HttpRequest) -> Result<Arc<Identity>, ApiError> {
     if !request.method().is_safe() {
         rates::check(request, Limit::AdminWrite, Subject::User(identity.user_id)).await?;
     }
-    Ok(identity)
+    Ok(())
 }
 
 async fn visit(request: &HttpRequest) -> Result<Option<Arc<Identity>>, ApiError> {

@@ -1,346 +1,209 @@
-//! Pages for people: sign in, let the command line or a device in, sign out.
+//! Pages for people, rendered here and complete without scripts. A page is for [`Viewer`] or [`AdminViewer`]; what it
+//! changes comes in a form, through `csrf::Signed`.
+
+mod home;
+mod sessions;
+mod sign_in;
+
+use std::sync::Arc;
 
 use actix_web::{
-    HttpRequest, HttpResponse,
-    http::header,
-    web::{self, Data, Query},
+    FromRequest, HttpRequest, HttpResponse,
+    dev::Payload,
+    http::header::{self, EntityTag, IfNoneMatch},
+    web,
 };
-use chrono::TimeDelta;
-use serde::Deserialize;
+use futures_util::future::LocalBoxFuture;
+use serde::{Deserialize, Deserializer};
 
 use super::{
-    csrf::{self, Signed},
+    csrf,
     error::{ApiError, Code},
-    extract::Visitor,
-    rates, surface,
+    extract::{self, Visitor},
 };
 use crate::{
-    auth::{Identity, random, redirect, sign_in::later},
-    db::{
-        self, Conn, DbError,
-        audit::{self, Event},
-        one_time_codes::{NewCode, OneTimeCode},
-        users::UserRecord,
-    },
-    limits::{Limit, Subject},
+    auth::Identity,
+    db::{Conn, DbError, users::UserRecord},
     state::Worker,
-    templates::{
-        self, CliPage, DecidedPage, DevicePage, HomePage, LoginPage, ProviderLink, Waiting,
-    },
+    templates::{self, Place, Shell, assets},
 };
-
-/// Seconds within which the command line has to bring its code.
-const CODE_SECONDS: i64 = 60;
-/// Codes that wait at most, in all.
-const MOST_CODES: i64 = 10_000;
 
 /// Mounts the pages. They describe themselves, so the OpenAPI document does not.
 pub fn configure(config: &mut web::ServiceConfig) {
     config
         .service(
             // Clients probe the base address, too.
-            web::resource("/").route(web::get().to(home)).route(web::head().to(HttpResponse::Ok)),
+            web::resource("/")
+                .route(web::get().to(home::show))
+                .route(web::head().to(HttpResponse::Ok)),
         )
-        .service(web::resource("/login").route(web::get().to(login)))
+        .service(web::resource("/login").route(web::get().to(sign_in::login)))
         .service(
             web::resource("/login/cli")
-                .route(web::get().to(ask_for_cli))
-                .route(web::post().to(decide_for_cli)),
+                .route(web::get().to(sign_in::ask_for_cli))
+                .route(web::post().to(sign_in::decide_for_cli)),
         )
         .service(
             web::resource("/device")
-                .route(web::get().to(device))
-                .route(web::post().to(decide_device)),
+                .route(web::get().to(sign_in::device))
+                .route(web::post().to(sign_in::decide_device)),
         )
+        .service(web::resource("/sessions").route(web::get().to(sessions::list)))
+        .service(web::resource("/sessions/{id}/end").route(web::post().to(sessions::end)))
         .route("/static/{file}", web::get().to(asset));
 }
 
-/// To the sign-in page, and back here afterwards.
-fn to_sign_in(request: &HttpRequest) -> HttpResponse {
-    let here = request.uri().path_and_query().map_or("/", |target| target.as_str());
-    let next = url::form_urlencoded::byte_serialize(here.as_bytes()).collect::<String>();
-    let place = if here == "/" { "/login".to_owned() } else { format!("/login?next={next}") };
-    HttpResponse::SeeOther().insert_header((header::LOCATION, place)).finish()
+/// Whoever looks at a page, signed in with a browser. Others are led to the sign-in page, and back afterwards.
+pub struct Viewer(pub Arc<Identity>);
+
+/// An admin who looks at a page.
+pub struct AdminViewer(pub Viewer);
+
+impl FromRequest for Viewer {
+    type Error = ApiError;
+    type Future = LocalBoxFuture<'static, Result<Self, ApiError>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        let request = request.clone();
+        Box::pin(async move {
+            let Visitor(visitor) = Visitor::extract(&request).await?;
+            visitor.map(Self).ok_or_else(|| ApiError::to_sign_in(&here(&request)))
+        })
+    }
 }
 
-fn show(page: &impl askama::Template) -> HttpResponse {
+impl FromRequest for AdminViewer {
+    type Error = ApiError;
+    type Future = LocalBoxFuture<'static, Result<Self, ApiError>>;
+
+    fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        let (request, viewer) = (request.clone(), Viewer::from_request(request, payload));
+        Box::pin(async move {
+            let viewer = viewer.await?;
+            extract::must_be_admin(&request, &viewer.0).await?;
+            Ok(Self(viewer))
+        })
+    }
+}
+
+impl Viewer {
+    /// Who it is, as pages call them.
+    pub async fn name(&self, conn: &mut Conn) -> Result<String, DbError> {
+        let user = UserRecord::find(conn, self.0.user_id).await?;
+        let name = user.and_then(|user| user.email.or(user.display_name));
+        Ok(name.unwrap_or_else(|| format!("person {}", self.0.user_id)))
+    }
+
+    /// What their forms have to bring back.
+    pub fn csrf_token(&self, worker: &Worker) -> String {
+        let session_id = self.0.credential.session_id().unwrap_or_default();
+        csrf::token(&worker.shared.keys, session_id)
+    }
+
+    /// What stands around a page.
+    pub async fn shell(
+        &self,
+        conn: &mut Conn,
+        worker: &Worker,
+        place: Place,
+    ) -> Result<Shell, DbError> {
+        Ok(Shell {
+            place,
+            person: self.name(conn).await?,
+            admin: self.0.admin,
+            csrf_token: self.csrf_token(worker),
+            notice: None,
+        })
+    }
+}
+
+fn here(request: &HttpRequest) -> String {
+    request.uri().path_and_query().map_or("/", |target| target.as_str()).to_owned()
+}
+
+/// A member of a query that is there but empty, as a filter that is not set comes, is not there.
+fn filled<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    let text = Option::<String>::deserialize(deserializer)?;
+    Ok(text.map(|text| text.trim().to_owned()).filter(|text| !text.is_empty()))
+}
+
+/// What is wrong with a form or filter: told beside its field, if it is one.
+#[derive(Debug, Default)]
+pub struct Problem {
+    field: Option<String>,
+    message: String,
+}
+
+impl Problem {
+    /// What the sender of a form can mend is told on the form; anything else stays an error.
+    ///
+    /// # Errors
+    /// The error itself.
+    fn of(error: ApiError) -> Result<Self, ApiError> {
+        let mendable = matches!(
+            error.code,
+            Code::InvalidParameter
+                | Code::InvalidCsv
+                | Code::UnknownField
+                | Code::Conflict
+                | Code::KeyLimitReached
+        );
+        if !mendable {
+            return Err(error);
+        }
+        Ok(Self { field: error.field().map(str::to_owned), message: error.message().to_owned() })
+    }
+
+    /// What is wrong with this field.
+    fn with(&self, field: &str) -> Option<&str> {
+        (self.field.as_deref() == Some(field)).then_some(&self.message)
+    }
+
+    /// What is wrong, if it is none of these fields.
+    fn besides(&self, fields: &[&str]) -> Option<&str> {
+        let elsewhere = self.field.as_deref().is_none_or(|field| !fields.contains(&field));
+        (elsewhere && !self.message.is_empty()).then_some(&self.message)
+    }
+}
+
+/// The foot of a list: which part of it is shown, and where the others are.
+#[derive(Debug, Default)]
+pub struct Pager {
+    /// `1–50 of 1,234`.
+    told: String,
+    newer: Option<String>,
+    older: Option<String>,
+}
+
+fn page(page: &impl askama::Template) -> HttpResponse {
     templates::answer(HttpResponse::Ok(), page)
 }
 
-/// Who is signed in, as pages call them.
-async fn name_of(conn: &mut Conn, identity: &Identity) -> Result<String, DbError> {
-    let user = UserRecord::find(conn, identity.user_id).await?;
-    let name = user.and_then(|user| user.email.or(user.display_name));
-    Ok(name.unwrap_or_else(|| format!("person {}", identity.user_id)))
+/// To a page, after a form: so that going back or loading again sends nothing twice.
+fn see(path: &str) -> HttpResponse {
+    HttpResponse::SeeOther().insert_header((header::LOCATION, path)).finish()
 }
 
-async fn home(
-    request: HttpRequest,
-    visitor: Visitor,
-    worker: Data<Worker>,
+/// Files that pages load. A name with the file's digest is for ever; any other is asked for again each time.
+async fn asset(
+    path: web::Path<String>,
+    known: Option<web::Header<IfNoneMatch>>,
 ) -> Result<HttpResponse, ApiError> {
-    let Some(identity) = visitor.0 else { return Ok(to_sign_in(&request)) };
-    let person = name_of(&mut worker.shared.pool.reader().await?, &identity).await?;
-    let session_id = identity.credential.session_id().unwrap_or_default();
-    Ok(show(&HomePage {
-        person: &person,
-        admin: identity.admin,
-        csrf_token: &csrf::token(&worker.shared.keys, session_id),
-        service: &worker.shared.sign_in.public_url,
-    }))
-}
-
-#[derive(Deserialize)]
-struct LoginQuery {
-    next: Option<String>,
-}
-
-async fn login(query: Query<LoginQuery>, worker: Data<Worker>) -> HttpResponse {
-    // A path that leads elsewhere is as good as none.
-    let next = query.next.as_deref().and_then(redirect::local_path);
-    let reachable = worker.shared.actors.reachable.load();
-    let link = |offer: &'_ crate::state::Offer| {
-        // By the name that the provider sends browsers back to: a cookie of another (127.0.0.1 for localhost) does not
-        // come along.
-        let begin = format!("{}/auth/authorize/{}", worker.shared.sign_in.public_url, offer.name);
-        match next {
-            Some(next) => {
-                let next =
-                    url::form_urlencoded::byte_serialize(next.as_bytes()).collect::<String>();
-                format!("{begin}?next={next}")
-            }
-            None => begin,
-        }
+    let (asset, current) = assets::find(&path)
+        .ok_or_else(|| ApiError::new(Code::NotFound, "There is no such file."))?;
+    let caching = match current {
+        true => "public, max-age=31536000, immutable",
+        false => "no-cache",
     };
-    let providers = worker.shared.sign_in.offers.iter().map(|offer| ProviderLink {
-        display_name: &offer.display_name,
-        failing: reachable.get(&offer.name).is_some_and(Result::is_err),
-        url: link(offer),
+    let tag = EntityTag::new_strong(asset.tag.clone());
+    let unchanged = known.is_some_and(|web::Header(known)| match known {
+        IfNoneMatch::Any => true,
+        IfNoneMatch::Items(tags) => tags.iter().any(|known| known.weak_eq(&tag)),
     });
-    show(&LoginPage { providers: providers.collect(), next })
-}
-
-/// A program of the browser's machine that wants to come in.
-#[derive(Deserialize)]
-struct CliQuery {
-    redirect_uri: String,
-    code_challenge: String,
-    code_challenge_method: String,
-    state: String,
-}
-
-/// What of it has to be right before anybody is asked (SEC-40).
-fn check_cli(
-    redirect_uri: &str,
-    challenge: &str,
-    method: &str,
-    state: &str,
-) -> Result<url::Url, ApiError> {
-    let random = |text: &str, least: usize| {
-        (least..=128).contains(&text.len())
-            && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
-    };
-    if method != "S256" || challenge.len() != 43 || !random(challenge, 43) {
-        let message =
-            "code_challenge must be a SHA-256 in base64url, and code_challenge_method S256.";
-        return Err(ApiError::parameter("code_challenge", message));
-    }
-    if !random(state, 16) {
-        let message = "state must have 16 to 128 letters, digits, - or _.";
-        return Err(ApiError::parameter("state", message));
-    }
-    redirect::loopback(redirect_uri).ok_or_else(|| {
-        let message = "redirect_uri must be http://127.0.0.1:PORT/… or http://[::1]:PORT/… .";
-        ApiError::parameter("redirect_uri", message)
-    })
-}
-
-async fn ask_for_cli(
-    request: HttpRequest,
-    visitor: Visitor,
-    query: Query<CliQuery>,
-    worker: Data<Worker>,
-) -> Result<HttpResponse, ApiError> {
-    let CliQuery { redirect_uri, code_challenge, code_challenge_method, state } =
-        query.into_inner();
-    let url = check_cli(&redirect_uri, &code_challenge, &code_challenge_method, &state)?;
-    let Some(identity) = visitor.0 else { return Ok(to_sign_in(&request)) };
-    let person = name_of(&mut worker.shared.pool.reader().await?, &identity).await?;
-    let session_id = identity.credential.session_id().unwrap_or_default();
-    Ok(show(&CliPage {
-        person: &person,
-        csrf_token: &csrf::token(&worker.shared.keys, session_id),
-        port: url.port().unwrap_or_default(),
-        redirect_uri: &redirect_uri,
-        code_challenge: &code_challenge,
-        state: &state,
-    }))
-}
-
-/// What a person decided.
-#[derive(Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum Action {
-    Allow,
-    Deny,
-}
-
-#[derive(Deserialize)]
-struct CliForm {
-    redirect_uri: String,
-    code_challenge: String,
-    state: String,
-    action: Action,
-}
-
-async fn decide_for_cli(
-    request: HttpRequest,
-    signed: Signed<CliForm>,
-    worker: Data<Worker>,
-) -> Result<HttpResponse, ApiError> {
-    let Signed { identity, form, .. } = signed;
-    let mut url = check_cli(&form.redirect_uri, &form.code_challenge, "S256", &form.state)?;
-    let answer = match form.action {
-        Action::Allow => {
-            let (code, now) = (random::text(), db::now());
-            let digest = worker.shared.keys.codes.digest(&code);
-            let new = NewCode {
-                digest: &digest,
-                kind: "code",
-                user_code: None,
-                challenge: Some(&form.code_challenge),
-                redirect_uri: Some(&form.redirect_uri),
-                user_id: Some(identity.user_id),
-                created_at: now,
-                expires_at: later(now, TimeDelta::seconds(CODE_SECONDS)),
-                poll_seconds: 0,
-                ip_address: None,
-                user_agent: None,
-            };
-            rates::check(&request, Limit::SignInStart, Subject::User(identity.user_id)).await?;
-            let origin = surface::origin(&request, Some(&identity));
-            let event = Event {
-                user_id: Some(identity.user_id),
-                object: "command_line".to_owned(),
-                ..Event::new(now, "command_line_allowed", &origin)
-            };
-            let mut conn = worker.shared.pool.writer().await?;
-            if !OneTimeCode::create(&mut conn, &new, MOST_CODES, Some(event)).await? {
-                let message = "Too many sign-ins at the moment. Try again in a minute.";
-                return Err(ApiError::new(Code::Overloaded, message));
-            }
-            ("code", code)
-        }
-        Action::Deny => ("error", "access_denied".to_owned()),
-    };
-    url.query_pairs_mut().append_pair(answer.0, &answer.1).append_pair("state", &form.state);
-    let (title, message) = match form.action {
-        Action::Allow => ("Allowed", "Go back to the command line; this link takes it the answer."),
-        Action::Deny => {
-            ("Denied", "The command line is not let in; this link takes it the answer.")
-        }
-    };
-    Ok(show(&DecidedPage { title, message, link: Some(url.as_str()) }))
-}
-
-#[derive(Deserialize)]
-struct DeviceQuery {
-    user_code: Option<String>,
-}
-
-async fn device(
-    request: HttpRequest,
-    visitor: Visitor,
-    query: Query<DeviceQuery>,
-    worker: Data<Worker>,
-) -> Result<HttpResponse, ApiError> {
-    let Some(identity) = visitor.0 else { return Ok(to_sign_in(&request)) };
-    let shared = &worker.shared;
-    let typed = query.user_code.as_deref().filter(|typed| !typed.is_empty());
-    let code = typed.and_then(random::read_user_code);
-    if typed.is_some() {
-        // 34 bits are enough only if guesses are few (RFC 8628, 5.1).
-        rates::check(&request, Limit::FailedCredential, Subject::User(identity.user_id)).await?;
-    }
-    let mut conn = shared.pool.reader().await?;
-    let found = match &code {
-        Some(code) => {
-            let digests = shared.keys.codes.digests(code);
-            OneTimeCode::waiting(&mut conn, &digests, db::now()).await?
-        }
-        None => None,
-    };
-    let person = name_of(&mut conn, &identity).await?;
-    let session_id = identity.credential.session_id().unwrap_or_default();
-    let unknown =
-        "No device waits under this code. Codes last ten minutes; start again on the device.";
-    Ok(show(&DevicePage {
-        person: &person,
-        csrf_token: &csrf::token(&shared.keys, session_id),
-        problem: typed.filter(|_| found.is_none()).map(|_| unknown),
-        waiting: found.as_ref().zip(code.as_deref()).map(|(found, user_code)| Waiting {
-            user_code,
-            ip_address: found.ip_address.as_deref().unwrap_or("unknown"),
-            user_agent: found.user_agent.as_deref().unwrap_or("unknown"),
-            minutes_ago: (db::now() - found.created_at).num_minutes().max(0),
-        }),
-    }))
-}
-
-#[derive(Deserialize)]
-struct DeviceForm {
-    user_code: String,
-    action: Action,
-}
-
-async fn decide_device(
-    request: HttpRequest,
-    signed: Signed<DeviceForm>,
-    worker: Data<Worker>,
-) -> Result<HttpResponse, ApiError> {
-    let Signed { identity, form, .. } = signed;
-    let (shared, now) = (&worker.shared, db::now());
-    rates::check(&request, Limit::FailedCredential, Subject::User(identity.user_id)).await?;
-    let code = random::read_user_code(&form.user_code)
-        .ok_or_else(|| ApiError::parameter("user_code", "This is no code."))?;
-    let approve = matches!(form.action, Action::Allow);
-    let origin = surface::origin(&request, Some(&identity));
-    let digests = shared.keys.codes.digests(&code);
-    let mut conn = shared.pool.writer().await?;
-    let device = OneTimeCode::waiting(&mut conn, &digests, now).await?;
-    let event = audit::Event {
-        user_id: Some(identity.user_id),
-        object: "device".to_owned(),
-        metadata: serde_json::json!({
-            "device_address": device.as_ref().and_then(|device| device.ip_address.as_deref()),
-            "device_agent": device.as_ref().and_then(|device| device.user_agent.as_deref()),
-        }),
-        error: (!approve).then_some("access_denied"),
-        ..Event::new(now, "device_decided", &origin)
-    };
-    let user_id = identity.user_id;
-    if !OneTimeCode::decide(&mut conn, &digests, user_id, approve, now, event).await? {
-        let message = "No device waits under this code any more. Start again on the device.";
-        return Err(ApiError::new(Code::LoginExpired, message));
-    }
-    let (title, message) = if approve {
-        ("The device is let in", "Go back to it; it goes on by itself. You can close this window.")
-    } else {
-        ("The device is not let in", "You can close this window.")
-    };
-    Ok(show(&DecidedPage { title, message, link: None }))
-}
-
-/// Files that pages need. They change with the release, so browsers ask again after an hour.
-async fn asset(path: web::Path<String>) -> Result<HttpResponse, ApiError> {
-    let (kind, content): (&str, &'static str) = match path.as_str() {
-        "app.css" => ("text/css; charset=utf-8", include_str!("../../static/app.css")),
-        "follow.js" => ("text/javascript; charset=utf-8", include_str!("../../static/follow.js")),
-        "icon.svg" => ("image/svg+xml", include_str!("../../static/icon.svg")),
-        _ => return Err(ApiError::new(Code::NotFound, "There is no such file.")),
-    };
-    Ok(HttpResponse::Ok()
-        .content_type(kind)
-        .insert_header((header::CACHE_CONTROL, "public, max-age=3600"))
-        .body(content))
+    let mut response = if unchanged { HttpResponse::NotModified() } else { HttpResponse::Ok() };
+    response
+        .insert_header((header::CACHE_CONTROL, caching))
+        .insert_header(header::ETag(tag))
+        .insert_header((header::CONTENT_TYPE, asset.kind));
+    Ok(if unchanged { response.finish() } else { response.body(asset.content) })
 }

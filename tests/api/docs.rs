@@ -19,8 +19,10 @@ fn the_document_and_the_route_table_name_the_same_routes() {
         })
         .collect();
     // Pages describe themselves.
-    let page =
-        |access: &Access| matches!(access, Access::Page | Access::PublicPage | Access::PageForm);
+    let page = |access: &Access| {
+        use Access as A;
+        matches!(access, A::Page | A::PublicPage | A::PageForm | A::AdminPage | A::AdminForm)
+    };
     let declared: BTreeSet<(String, String)> = ROUTES
         .iter()
         .filter(|(_, _, access)| !page(access))

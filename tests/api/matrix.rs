@@ -108,13 +108,13 @@ impl Cell {
         };
         let id = match *path {
             "/anthropic/v1/models/{id}" => "claude-sonnet-4-5",
-            "/auth/sessions/{id}" => "00000000-0000-4000-8000-000000000000",
+            "/auth/sessions/{id}" | "/sessions/{id}/end" => "00000000-0000-4000-8000-000000000000",
             _ => "1",
         };
         let let_in = match (*method, *path) {
             ("POST", "/api/keys") => 201,
             // Nobody has such a session or key: somebody else's are not to be told from those.
-            ("DELETE", "/auth/sessions/{id}") => 404,
+            ("DELETE", "/auth/sessions/{id}") | ("POST", "/sessions/{id}/end") => 404,
             (_, path) if path.contains("{key_id}") => 404,
             ("DELETE" | "POST", "/api/admin/users/{id}/sessions" | "/auth/logout") => 204,
             ("GET", "/auth/authorize/{provider}") => 302,
@@ -144,12 +144,8 @@ impl Cell {
     fn request(&self, app: &TestServer, csrf: Option<&str>) -> Request {
         let request = app.get(&self.path).method(self.method);
         let path = self.path.as_str();
-        if self.access == Access::PageForm {
-            let mut fields = cli().to_vec();
-            if path == "/device" {
-                fields = vec![("user_code", "BCDF-GHJK")];
-            }
-            fields.push(("action", "allow"));
+        if matches!(self.access, Access::PageForm | Access::AdminForm) {
+            let mut fields = fields(path);
             fields.extend(csrf.map(|token| ("csrf_token", token)));
             let request = request.header("content-type", "application/x-www-form-urlencoded");
             return request.body(form(&fields));
@@ -198,8 +194,12 @@ impl Cell {
             Access::Admin if admin => self.let_in,
             Access::Admin if cookie || token || key => 403,
             Access::Page if cookie => 200,
-            Access::Page => 303,
+            Access::AdminPage if admin && cookie => self.let_in,
+            Access::AdminPage if cookie => 403,
+            Access::Page | Access::AdminPage => 303,
             Access::PageForm if cookie => self.let_in,
+            Access::AdminForm if admin && cookie => self.let_in,
+            Access::AdminForm if cookie => 403,
             // The token of the body counts alone, and this one is none.
             Access::Code if self.path == "/auth/refresh" => 400,
             Access::Code if cookie => 200,
@@ -213,6 +213,15 @@ impl Cell {
     /// Whether the credential is good for no other cell afterwards.
     fn spends(&self) -> bool {
         self.path == "/auth/logout" || self.path.ends_with("/sessions") && self.method == "DELETE"
+    }
+}
+
+/// What the form of a page sends.
+fn fields(path: &str) -> Vec<(&'static str, &'static str)> {
+    match path {
+        "/login/cli" => cli().into_iter().chain([("action", "allow")]).collect(),
+        "/device" => vec![("user_code", "BCDF-GHJK"), ("action", "allow")],
+        _ => Vec::new(),
     }
 }
 

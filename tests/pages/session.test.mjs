@@ -16,7 +16,7 @@ journey("a person signs in, makes a key, uses it and signs out", async (open) =>
   await page.goto(`${SERVICE}/`);
   assert.equal(page.url(), `${SERVICE}/login`);
   await signIn(page);
-  await page.getByRole("heading", { name: "You are signed in" }).waitFor();
+  await page.getByRole("heading", { name: "Overview" }).waitFor();
   await page.getByText(DEVELOPER).waitFor();
 
   const made = await api(page, "POST", "/api/keys", { name: "laptop" });

@@ -12,7 +12,8 @@ use paperclip::actix::{
 use serde::Serialize;
 
 use crate::{
-    db::{self, Timestamp, audit::Event, sessions::SessionRecord},
+    auth::Identity,
+    db::{self, Conn, Timestamp, audit::Event, sessions::SessionRecord},
     routes::{
         cookies,
         csrf::Signed,
@@ -36,19 +37,19 @@ pub struct SessionList {
 /// A session: a browser, or a program's sign-in.
 #[derive(Debug, Serialize, Apiv2Schema)]
 pub struct SessionEntry {
-    id: String,
+    pub id: String,
     /// browser or cli.
-    kind: String,
+    pub kind: String,
     #[serde(serialize_with = "crate::routes::api::time")]
-    created_at: Timestamp,
+    pub created_at: Timestamp,
     #[serde(serialize_with = "crate::routes::api::time")]
-    last_seen_at: Timestamp,
+    pub last_seen_at: Timestamp,
     #[serde(serialize_with = "crate::routes::api::time")]
-    expires_at: Timestamp,
-    ip_address: Option<String>,
-    user_agent: Option<String>,
+    pub expires_at: Timestamp,
+    pub ip_address: Option<String>,
+    pub user_agent: Option<String>,
     /// Whether it is the one that asks.
-    current: bool,
+    pub current: bool,
 }
 
 /// List your sessions
@@ -56,10 +57,19 @@ pub struct SessionEntry {
 /// Browsers and programs that are signed in as you.
 #[api_v2_operation(tags(SignIn), operation_id = "listSessions")]
 pub async fn list(person: Person, worker: Data<Worker>) -> Result<Json<SessionList>, ApiError> {
-    let Person(identity) = person;
     let mut conn = worker.shared.pool.reader().await?;
+    let sessions = of_person(&mut conn, &worker, &person.0).await?;
+    Ok(Json(SessionList { total: sessions.len(), sessions }))
+}
+
+/// Somebody's own live sessions, the last seen first.
+pub async fn of_person(
+    conn: &mut Conn,
+    worker: &Worker,
+    identity: &Identity,
+) -> Result<Vec<SessionEntry>, ApiError> {
     let now = db::now();
-    let mut sessions = SessionRecord::live(&mut conn, identity.user_id, now, LISTED).await?;
+    let mut sessions = SessionRecord::live(conn, identity.user_id, now, LISTED).await?;
     let idle = worker.shared.keys.session_idle;
     sessions.retain(|session| session.kind != "browser" || now - session.last_seen_at < idle);
     let entry = |session: SessionRecord| SessionEntry {
@@ -72,8 +82,7 @@ pub async fn list(person: Person, worker: Data<Worker>) -> Result<Json<SessionLi
         ip_address: session.ip_address,
         user_agent: session.user_agent,
     };
-    let sessions: Vec<SessionEntry> = sessions.into_iter().map(entry).collect();
-    Ok(Json(SessionList { total: sessions.len(), sessions }))
+    Ok(sessions.into_iter().map(entry).collect())
 }
 
 /// End one of your sessions
@@ -86,19 +95,29 @@ pub async fn end(
     path: Path<String>,
     worker: Data<Worker>,
 ) -> Result<HttpResponse, ApiError> {
-    let (Person(identity), id) = (person, path.into_inner());
-    let id = uuid::Uuid::try_parse(&id).map_err(|_| no_such_session())?.to_string();
+    end_of(&request, &worker, &person.0, &path).await?;
+    Ok(HttpResponse::NoContent().finish())
+}
+
+/// Ends one of somebody's own sessions.
+pub async fn end_of(
+    request: &HttpRequest,
+    worker: &Worker,
+    identity: &Identity,
+    id: &str,
+) -> Result<(), ApiError> {
+    let id = uuid::Uuid::try_parse(id).map_err(|_| no_such_session())?.to_string();
     let mut conn = worker.shared.pool.writer().await?;
     let known = SessionRecord::with_owner(&mut conn, &id).await?;
     if known.is_none_or(|(session, _)| session.user_id != identity.user_id) {
         return Err(no_such_session());
     }
-    let origin = surface::origin(&request, Some(&identity));
+    let origin = surface::origin(request, Some(identity));
     let event = Event::new(db::now(), "session_ended", &origin);
     SessionRecord::end(&mut conn, identity.user_id, Some(&id), event).await?;
     drop(conn);
-    surface::revalidate(&worker).await;
-    Ok(HttpResponse::NoContent().finish())
+    surface::revalidate(worker).await;
+    Ok(())
 }
 
 fn no_such_session() -> ApiError {

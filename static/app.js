@@ -1,0 +1,87 @@
+// What is nicer with scripts. Every page works without.
+
+// Moments are told in the reader's zone, with UTC for whoever points at them. Days are UTC days and stay.
+const near = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
+function tellTimes(within) {
+  for (const time of within.querySelectorAll("time:not([data-day], [title])")) {
+    const at = new Date(time.dateTime);
+    if (Number.isNaN(at.getTime())) continue;
+    time.title = `${time.dateTime.replace("T", " ").replace("Z", "")} UTC`;
+    time.textContent = near.format(at);
+  }
+}
+
+// A button that copies the text of another element.
+function offerCopies(within) {
+  for (const button of within.querySelectorAll("button[data-copy]")) {
+    button.hidden = false;
+    const plain = button.textContent;
+    button.addEventListener("click", async () => {
+      const source = document.getElementById(button.dataset.copy);
+      try {
+        await navigator.clipboard.writeText(source.value ?? source.textContent);
+        button.textContent = "Copied";
+      } catch {
+        // Without leave, or over plain http: the text is selected, and a key press away.
+        if (source.select) source.select();
+        else getSelection().selectAllChildren(source);
+        button.textContent = "Press Ctrl+C";
+      }
+      setTimeout(() => (button.textContent = plain), 2000);
+    });
+  }
+}
+
+// Filters that are not set stay out of the address.
+function tidyFilters(within) {
+  for (const form of within.querySelectorAll("form[method=get]")) {
+    form.addEventListener("submit", () => {
+      for (const field of form.elements) if (field.name && !field.value) field.disabled = true;
+      setTimeout(() => [...form.elements].forEach((field) => (field.disabled = false)));
+    });
+  }
+}
+
+// One click is enough: a form that is on its way is not sent again.
+function sendOnce(within) {
+  for (const form of within.querySelectorAll("form[method=post]")) {
+    form.addEventListener("submit", (event) => {
+      if (form.dataset.sent) return event.preventDefault();
+      form.dataset.sent = "yes";
+    });
+  }
+}
+addEventListener("pageshow", () => document.querySelectorAll("form[data-sent]").forEach((form) => delete form.dataset.sent));
+
+// A question that is open closes with Escape.
+addEventListener("keydown", (event) => {
+  const open = event.key === "Escape" && document.activeElement?.closest("details.ask[open]");
+  if (!open) return;
+  open.open = false;
+  open.querySelector("summary").focus();
+});
+
+function enhance(within) {
+  tellTimes(within);
+  offerCopies(within);
+  tidyFilters(within);
+  sendOnce(within);
+}
+enhance(document);
+
+// A part of a page that is looked at again and again, unless somebody is about to do something there.
+for (const live of document.querySelectorAll("[data-refresh]")) {
+  setInterval(async () => {
+    if (document.hidden || live.querySelector("details[open]") || live.contains(document.activeElement)) return;
+    try {
+      const answer = await fetch(location.href, { headers: { Accept: "text/html" } });
+      if (!answer.ok || answer.redirected) return;
+      const fresh = new DOMParser().parseFromString(await answer.text(), "text/html").getElementById(live.id);
+      if (!fresh) return;
+      live.replaceChildren(...fresh.childNodes);
+      enhance(live);
+    } catch {
+      // The next look may succeed.
+    }
+  }, 1000 * Number(live.dataset.refresh));
+}
