@@ -27,8 +27,9 @@ pub struct ProviderLink<'a> {
 }
 
 /// A page that is in the menu.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
+    #[default]
     Overview,
     Connect,
     Keys,
@@ -83,7 +84,7 @@ impl Place {
 }
 
 /// What stands around every page of somebody who is signed in.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Shell {
     pub place: Place,
     pub person: String,

@@ -11,6 +11,7 @@ use super::{
     levels::{Hands, Hold},
     on_conn,
     schema::model_costs,
+    users::{contains, lower},
 };
 
 /// Rows a statement: 16 columns each, well below what either database binds at once.
@@ -72,6 +73,8 @@ price_columns! {
 pub struct Filter {
     pub region: Option<String>,
     pub model_id: Option<String>,
+    /// A part of the id, in lower case.
+    pub part_of_id: Option<String>,
     /// Also prices that ended, that others took the place of, and that are still to come.
     pub history: bool,
 }
@@ -103,6 +106,10 @@ macro_rules! current {
         if let Some(model_id) = &$filter.model_id {
             query = query.filter(model_costs::model_id.eq(model_id.clone()));
         }
+        if let Some(part) = &$filter.part_of_id {
+            query = query
+                .filter(lower(model_costs::model_id.nullable()).like(contains(part)).escape('\\'));
+        }
         query
     }};
 }
@@ -130,6 +137,13 @@ impl ModelCost {
                 .load(c)
                 .await
         })?)
+    }
+
+    /// The regions that have prices of their own now, in order.
+    pub async fn regions(conn: &mut Conn) -> Result<Vec<String>, DbError> {
+        let regions =
+            model_costs::table.select(model_costs::region).distinct().order(model_costs::region);
+        Ok(on_conn!(conn, c => regions.load(c).await)?)
     }
 
     /// How many prices count now; counting stops after `cap`.

@@ -143,6 +143,11 @@ measures! {
 }
 
 impl Measures {
+    /// Of all classes.
+    pub fn tokens(&self) -> i64 {
+        self.input_tokens + self.output_tokens + self.cache_write_tokens + self.cache_read_tokens
+    }
+
     /// Of one call.
     pub fn of(row: &NewUsage) -> Self {
         Self {

@@ -130,7 +130,7 @@ macro_rules! filtered {
 }
 
 /// A pattern for `LIKE` that finds a text anywhere; its own wildcards are letters like others (SEC-102).
-fn contains(text: &str) -> String {
+pub(super) fn contains(text: &str) -> String {
     let mut pattern = String::from("%");
     for letter in text.chars() {
         if matches!(letter, '%' | '_' | '\\') {

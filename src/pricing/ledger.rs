@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// Shipped prices without a date of their own count for calls of any time.
-fn always() -> Timestamp {
+pub fn always() -> Timestamp {
     chrono::NaiveDate::from_ymd_opt(2000, 1, 1).unwrap_or_default().into()
 }
 

@@ -64,6 +64,29 @@ pub fn parse_price(text: &str) -> Result<i64, PriceError> {
     price.filter(|price| *price <= HIGHEST).ok_or(PriceError::TooHigh)
 }
 
+/// The same of dollars per million tokens, as providers print them and pages show them. No exponents.
+///
+/// # Errors
+/// [`PriceError`], whose limits are those of dollars per 1,000 tokens.
+pub fn parse_price_per_million(text: &str) -> Result<i64, PriceError> {
+    let text = text.trim();
+    if text.is_empty() {
+        return Err(PriceError::Empty);
+    }
+    if text.contains(['e', 'E']) {
+        return Err(PriceError::NotANumber);
+    }
+    parse_price(&format!("{text}e-3"))
+}
+
+/// A price in pico-dollars per token as dollars per million tokens, such as `3`, `0.25` or `18.75`.
+pub fn price_per_million(pico: i64) -> String {
+    let (dollars, rest) = (pico / 1_000_000, pico % 1_000_000);
+    let text = format!("{dollars}.{rest:06}");
+    let shortest = text.trim_end_matches('0').trim_end_matches('.');
+    shortest.to_owned()
+}
+
 /// A price in pico-dollars per token as dollars per 1,000 tokens: the shortest text that [`parse_price`] reads back, such
 /// as `0.003`, `12.5` or `0`.
 pub fn price(pico: i64) -> String {
@@ -115,6 +138,32 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn prices_per_million_read_back_exactly() {
+        for (text, pico) in [
+            ("3", 3_000_000),
+            ("0.25", 250_000),
+            (" 18.75 ", 18_750_000),
+            ("0.000001", 1),
+            ("0", 0),
+        ] {
+            assert_eq!(parse_price_per_million(text), Ok(pico), "{text}");
+            assert_eq!(price_per_million(pico), text.trim());
+            assert_eq!(parse_price(&price(pico)), Ok(pico));
+        }
+        for (text, error) in [
+            ("", PriceError::Empty),
+            ("3e2", PriceError::NotANumber),
+            ("NaN", PriceError::NotANumber),
+            ("-1", PriceError::Negative),
+            ("0.0000001", PriceError::TooFine),
+            ("1000001", PriceError::TooHigh),
+        ] {
+            assert_eq!(parse_price_per_million(text), Err(error), "{text}");
+        }
+        assert_eq!(parse_price_per_million("1000000"), Ok(HIGHEST));
+    }
 
     #[test]
     fn a_price_is_read_exactly() {

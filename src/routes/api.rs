@@ -6,7 +6,7 @@ mod export;
 pub mod jobs;
 pub mod keys;
 pub mod models;
-mod page;
+pub(super) mod page;
 pub mod summaries;
 pub mod usage;
 pub mod users;

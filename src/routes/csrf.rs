@@ -6,6 +6,7 @@ use std::sync::Arc;
 use actix_web::{FromRequest, HttpRequest, dev::Payload, http::header};
 use futures_util::future::LocalBoxFuture;
 use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
 
 use super::{
     body,
@@ -92,7 +93,16 @@ impl<T: DeserializeOwned> Signed<T> {
     /// 401 without a session, 403 for a form that is not of our pages, 400 and 415 for one that is wrong.
     pub async fn read(request: &HttpRequest, payload: Payload) -> Result<Self, ApiError> {
         let worker = extract::worker(request)?;
-        let mut fields = body::read_form(request, payload, &worker.shared).await?;
+        let fields = body::read_form(request, payload, &worker.shared).await?;
+        Self::of(request, worker, fields).await
+    }
+
+    /// A form whose fields are read.
+    async fn of(
+        request: &HttpRequest,
+        worker: &Worker,
+        mut fields: Map<String, Value>,
+    ) -> Result<Self, ApiError> {
         let Visitor(visitor) = Visitor::extract(request).await?;
         let identity = visitor.ok_or_else(|| ApiError::refused(Refusal::Missing))?;
         let session_id = identity.credential.session_id().unwrap_or_default();
@@ -119,6 +129,31 @@ impl<T: DeserializeOwned + 'static> FromRequest for SignedByAdmin<T> {
         Box::pin(async move {
             let Signed { identity, form } = Signed::read(&request, payload).await?;
             extract::must_be_admin(&request, &identity).await?;
+            Ok(Self { identity, form })
+        })
+    }
+}
+
+/// A form with a file in it, sent by an admin.
+pub struct UploadByAdmin<T> {
+    pub identity: Arc<Identity>,
+    pub form: T,
+}
+
+impl<T: DeserializeOwned + 'static> FromRequest for UploadByAdmin<T> {
+    type Error = ApiError;
+    type Future = LocalBoxFuture<'static, Result<Self, ApiError>>;
+
+    fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        let (request, payload) = (request.clone(), payload.take());
+        Box::pin(async move {
+            let worker = extract::worker(&request)?;
+            // Only then is so much read.
+            let Visitor(visitor) = Visitor::extract(&request).await?;
+            let visitor = visitor.ok_or_else(|| ApiError::refused(Refusal::Missing))?;
+            extract::must_be_admin(&request, &visitor).await?;
+            let fields = body::read_upload(&request, payload, &worker.shared).await?;
+            let Signed { identity, form } = Signed::of(&request, worker, fields).await?;
             Ok(Self { identity, form })
         })
     }

@@ -1,6 +1,7 @@
 //! Pages for people, rendered here and complete without scripts. A page is for [`Viewer`] or [`AdminViewer`]; what it
 //! changes comes in a form, through `csrf::Signed`.
 
+mod admin;
 mod home;
 mod sessions;
 mod sign_in;
@@ -50,6 +51,7 @@ pub fn configure(config: &mut web::ServiceConfig) {
         )
         .service(web::resource("/sessions").route(web::get().to(sessions::list)))
         .service(web::resource("/sessions/{id}/end").route(web::post().to(sessions::end)))
+        .configure(admin::configure)
         .route("/static/{file}", web::get().to(asset));
 }
 
@@ -135,6 +137,11 @@ pub struct Problem {
 }
 
 impl Problem {
+    /// With the form as a whole.
+    fn new(message: &str) -> Self {
+        Self { field: None, message: message.to_owned() }
+    }
+
     /// What the sender of a form can mend is told on the form; anything else stays an error.
     ///
     /// # Errors
@@ -154,6 +161,18 @@ impl Problem {
         Ok(Self { field: error.field().map(str::to_owned), message: error.message().to_owned() })
     }
 
+    fn is_none(&self) -> bool {
+        self.message.is_empty()
+    }
+
+    /// The page that tells it, or the page without one.
+    fn answer(&self, shown: &impl askama::Template) -> HttpResponse {
+        match self.is_none() {
+            true => page(shown),
+            false => templates::answer(HttpResponse::BadRequest(), shown),
+        }
+    }
+
     /// What is wrong with this field.
     fn with(&self, field: &str) -> Option<&str> {
         (self.field.as_deref() == Some(field)).then_some(&self.message)
@@ -163,6 +182,17 @@ impl Problem {
     fn besides(&self, fields: &[&str]) -> Option<&str> {
         let elsewhere = self.field.as_deref().is_none_or(|field| !fields.contains(&field));
         (elsewhere && !self.message.is_empty()).then_some(&self.message)
+    }
+}
+
+/// What came of reading a form, and what is wrong with it if nothing did.
+///
+/// # Errors
+/// What the sender cannot mend.
+fn mended<T: Default>(read: Result<T, ApiError>) -> Result<(T, Problem), ApiError> {
+    match read {
+        Ok(read) => Ok((read, Problem::default())),
+        Err(error) => Ok((T::default(), Problem::of(error)?)),
     }
 }
 

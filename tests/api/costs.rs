@@ -2,6 +2,7 @@
 
 mod calls;
 mod imports;
+mod pages;
 mod seeding;
 
 use bedrock_sso_proxy::db::{Conn, prices::ModelCost};

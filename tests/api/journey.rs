@@ -5,7 +5,7 @@ use std::{path::Path, process::Stdio, time::Duration};
 
 use tokio::process::Command;
 
-use crate::helpers::TestServerBuilder;
+use crate::helpers::{TestServer, TestServerBuilder};
 
 /// Runs one file of journeys to its end, over plain HTTP; all of its `tests` have to pass.
 async fn passes(file: &str, tests: usize) {
@@ -13,13 +13,21 @@ async fn passes(file: &str, tests: usize) {
 }
 
 async fn passes_at(builder: TestServerBuilder, file: &str, tests: usize) {
-    // All of them come from one address.
-    let app = builder
+    let app = started(builder).await;
+    passes_on(&app, file, tests).await;
+}
+
+/// All browsers come from one address.
+async fn started(builder: TestServerBuilder) -> TestServer {
+    builder
         .sign_in()
         .set("RATE_LIMITS__SIGN_IN_STARTS_PER_MINUTE", 0)
         .set("RATE_LIMITS__CALLBACKS_PER_MINUTE", 0)
         .start()
-        .await;
+        .await
+}
+
+async fn passes_on(app: &TestServer, file: &str, tests: usize) {
     let given = |name| std::env::var(name).unwrap_or_else(|_| panic!("`make test` sets {name}"));
     let _needed = (given("TEST_CHROMIUM"), given("TEST_NODE_MODULES"));
     let folder = app.folder.path().join("browser");
@@ -79,4 +87,17 @@ async fn pages_are_sound_and_show_hostile_text_as_text() {
 #[actix_web::test]
 async fn pages_of_others_cannot_act_in_a_persons_name() {
     passes("cross_site", 2).await;
+}
+
+#[actix_web::test]
+async fn every_page_is_accessible_small_and_whole_without_scripts() {
+    let app = started(TestServerBuilder::new()).await;
+    let seeded = app.command(&["seed", "--people", "20", "--days", "35"]);
+    assert!(seeded.status.success(), "{seeded:?}");
+    passes_on(&app, "every", 6).await;
+}
+
+#[actix_web::test]
+async fn an_admin_imports_and_changes_prices() {
+    passes("prices", 2).await;
 }

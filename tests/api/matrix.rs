@@ -120,6 +120,9 @@ impl Cell {
             ("GET", "/auth/authorize/{provider}") => 302,
             ("DELETE", "/api/admin/costs/{region}/{model_id}") => 204,
             ("POST", "/api/admin/jobs/{name}/run") => 202,
+            ("POST", "/admin/costs/new" | "/admin/costs/{region}/{model_id}") => 303,
+            // It takes a file.
+            ("POST", "/admin/costs/import") => 415,
             // No sign-in is under way, no device waits.
             ("GET", "/auth/callback/{provider}") | ("POST", "/device") => 400,
             _ => 200,
@@ -221,6 +224,10 @@ fn fields(path: &str) -> Vec<(&'static str, &'static str)> {
     match path {
         "/login/cli" => cli().into_iter().chain([("action", "allow")]).collect(),
         "/device" => vec![("user_code", "BCDF-GHJK"), ("action", "allow")],
+        "/admin/costs/new" => {
+            vec![("region", "*"), ("model_id", "acme.x"), ("input", "1"), ("action", "set")]
+        }
+        path if path.starts_with("/admin/costs/") => vec![("input", "2"), ("action", "set")],
         _ => Vec::new(),
     }
 }
@@ -264,7 +271,9 @@ async fn walk(docs: bool) {
                     cell.method, cell.path
                 ));
             }
-            if status == 303 && !reply.header("location").is_some_and(|to| to.starts_with("/login"))
+            if status == 303
+                && cell.let_in != 303
+                && !reply.header("location").is_some_and(|to| to.starts_with("/login"))
             {
                 wrong.push(format!(
                     "{} {} {credential:?}: to {:?}",

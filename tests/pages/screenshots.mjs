@@ -6,30 +6,12 @@
 import { mkdir } from "node:fs/promises";
 import { pathToFileURL } from "node:url";
 
+import { ADMIN, OWN } from "./list.mjs";
+
 const { TEST_CHROMIUM, TEST_NODE_MODULES, SHOTS_SERVICE: service, SHOTS_FOLDER: folder, SHOTS_ONLY: only } = process.env;
 const { chromium } = await import(pathToFileURL(`${TEST_NODE_MODULES}/playwright-core/index.mjs`));
 
-const PAGES = {
-  login: "/login",
-  overview: "/",
-  connect: "/connect",
-  keys: "/keys",
-  usage: "/usage",
-  sessions: "/sessions",
-  device: "/device",
-  admin: "/admin",
-  people: "/admin/users",
-  person: "/admin/users/1",
-  "all-usage": "/admin/usage",
-  prices: "/admin/costs",
-  price: "/admin/costs/us-east-1/us.anthropic.claude-opus-4-8",
-  import: "/admin/costs/import",
-  streams: "/admin/streams",
-  jobs: "/admin/jobs",
-  audit: "/admin/audit",
-  health: "/admin/health",
-  error: "/nowhere",
-};
+const PAGES = { login: "/login", ...OWN, ...ADMIN, error: "/nowhere" };
 const SIZES = { wide: { width: 1440, height: 900 }, middle: { width: 1024, height: 768 }, phone: { width: 390, height: 844 } };
 
 await mkdir(folder, { recursive: true });

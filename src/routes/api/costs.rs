@@ -145,6 +145,7 @@ pub async fn list(
     let filter = Filter {
         region: super::name("region", region)?,
         model_id: super::name("model_id", model_id)?,
+        part_of_id: None,
         history: history.unwrap_or(false),
     };
     let before = page.number()?;
@@ -262,8 +263,7 @@ pub async fn import(
 }
 
 /// A region and a model as they stand in a path. The extractor has decoded them, an encoded `/` too; once is enough.
-fn key(path: Path<(String, String)>) -> Result<(String, String), ApiError> {
-    let (region, model_id) = path.into_inner();
+pub fn key((region, model_id): (String, String)) -> Result<(String, String), ApiError> {
     if !import::is_region(&region) {
         let message = "region must be * or a name such as us-east-1.";
         return Err(ApiError::parameter("region", message));
@@ -274,12 +274,12 @@ fn key(path: Path<(String, String)>) -> Result<(String, String), ApiError> {
     Ok((region, model_id))
 }
 
-fn no_price() -> ApiError {
+pub fn no_price() -> ApiError {
     ApiError::new(Code::NotFound, "There is no price for this region and model.")
 }
 
 /// The row that counts now, of a history.
-fn current(history: &[ModelCost], now: Timestamp) -> Option<&ModelCost> {
+pub fn current(history: &[ModelCost], now: Timestamp) -> Option<&ModelCost> {
     let begun = history.iter().find(|row| row.valid_from <= now);
     begun.filter(|row| !row.ended)
 }
@@ -294,7 +294,7 @@ pub async fn show(
     path: Path<(String, String)>,
     worker: Data<Worker>,
 ) -> Result<Json<CostWithHistory>, ApiError> {
-    let (region, model_id) = key(path)?;
+    let (region, model_id) = key(path.into_inner())?;
     let mut conn = worker.shared.pool.reader().await?;
     let history = ModelCost::history(&mut conn, &region, &model_id).await?;
     let cost = current(&history, db::now()).cloned().ok_or_else(no_price)?;
@@ -320,26 +320,26 @@ fn price<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<i64>, D::E
 #[derive(Debug, Deserialize, Apiv2Schema)]
 pub struct NewCost {
     #[serde(default, deserialize_with = "price")]
-    input_cost_per_1k_tokens: Option<i64>,
+    pub input_cost_per_1k_tokens: Option<i64>,
     #[serde(default, deserialize_with = "price")]
-    output_cost_per_1k_tokens: Option<i64>,
+    pub output_cost_per_1k_tokens: Option<i64>,
     #[serde(default, deserialize_with = "price")]
-    cache_write_cost_per_1k_tokens: Option<i64>,
+    pub cache_write_cost_per_1k_tokens: Option<i64>,
     #[serde(default, deserialize_with = "price")]
-    cache_write_1h_cost_per_1k_tokens: Option<i64>,
+    pub cache_write_1h_cost_per_1k_tokens: Option<i64>,
     #[serde(default, deserialize_with = "price")]
-    cache_read_cost_per_1k_tokens: Option<i64>,
+    pub cache_read_cost_per_1k_tokens: Option<i64>,
     /// For calls with more than 200,000 prompt tokens; what they cache is priced in proportion.
     #[serde(default, deserialize_with = "price")]
-    input_long_cost_per_1k_tokens: Option<i64>,
+    pub input_long_cost_per_1k_tokens: Option<i64>,
     #[serde(default, deserialize_with = "price")]
-    output_long_cost_per_1k_tokens: Option<i64>,
+    pub output_long_cost_per_1k_tokens: Option<i64>,
     /// RFC 3339 or a date. Absent: from now on, or from the beginning if calls to the model had no price so far.
-    valid_from: Option<String>,
+    pub valid_from: Option<String>,
 }
 
 impl NewCost {
-    fn tiers(&self) -> Result<Tiers, ApiError> {
+    pub fn tiers(&self) -> Result<Tiers, ApiError> {
         let rates = Rates {
             input: self.input_cost_per_1k_tokens,
             output: self.output_cost_per_1k_tokens,
@@ -371,7 +371,7 @@ impl NewCost {
     }
 
     /// To the millisecond, as calls have their times, and as it is shown.
-    fn valid_from(&self) -> Result<Option<Timestamp>, ApiError> {
+    pub fn valid_from(&self) -> Result<Option<Timestamp>, ApiError> {
         let read = |text: &String| super::read_time("valid_from", text);
         let time = self.valid_from.as_ref().map(read).transpose()?;
         Ok(time.map(|time| time.trunc_subsecs(3)))
@@ -390,7 +390,7 @@ pub async fn set(
     body: Body<NewCost>,
     worker: Data<Worker>,
 ) -> Result<Json<Cost>, ApiError> {
-    let (region, model_id) = key(path)?;
+    let (region, model_id) = key(path.into_inner())?;
     let body = body.read().await?;
     let (tiers, valid_from) = (body.tiers()?, body.valid_from()?);
     let origin = surface::origin(&request, Some(&admin.0));
@@ -412,7 +412,7 @@ pub async fn end(
     path: Path<(String, String)>,
     worker: Data<Worker>,
 ) -> Result<HttpResponse, ApiError> {
-    let (region, model_id) = key(path)?;
+    let (region, model_id) = key(path.into_inner())?;
     let origin = surface::origin(&request, Some(&admin.0));
     let mut conn = worker.shared.pool.writer().await?;
     match ledger::end(&mut conn, (&region, &model_id), &origin).await? {
@@ -450,10 +450,7 @@ impl From<Unpriced> for UnpricedModel {
             reason: lack.as_str(),
             unpriced_requests: measures.unpriced,
             total_requests: measures.requests,
-            total_tokens: measures.input_tokens
-                + measures.output_tokens
-                + measures.cache_write_tokens
-                + measures.cache_read_tokens,
+            total_tokens: measures.tokens(),
         }
     }
 }

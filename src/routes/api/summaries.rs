@@ -150,10 +150,7 @@ impl Summary {
             total_cache_write_tokens: sums.cache_write_tokens,
             total_cache_write_1h_tokens: sums.cache_write_1h_tokens,
             total_cache_read_tokens: sums.cache_read_tokens,
-            total_tokens: sums.input_tokens
-                + sums.output_tokens
-                + sums.cache_write_tokens
-                + sums.cache_read_tokens,
+            total_tokens: sums.tokens(),
             avg_response_time_ms: average(sums.duration_ms, sums.duration_count),
             avg_time_to_first_byte_ms: average(sums.first_byte_ms, sums.first_byte_count),
             total_cost_usd: priced.then(|| dollars(sums.cost_nano_usd)),

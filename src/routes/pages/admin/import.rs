@@ -1,0 +1,178 @@
+//! `/admin/costs/import`: a file of prices; what it would change is shown first.
+
+use actix_web::{HttpRequest, HttpResponse, web::Data};
+use askama::Template;
+use serde::Deserialize;
+
+use crate::{
+    auth::Identity,
+    db::{Timestamp, prices},
+    pricing::{
+        Rates,
+        import::{self, BadLine, Entry, Tiers},
+        ledger::{self, Imported},
+        money,
+    },
+    routes::{
+        csrf::UploadByAdmin,
+        error::ApiError,
+        pages::{AdminViewer, Problem, Viewer, page, see},
+        surface,
+    },
+    state::Worker,
+    templates::{self, Place, Shell, show},
+};
+
+/// Changes that a page lists.
+const LISTED: usize = 200;
+
+/// A file, or its lines; and what to do with it.
+#[derive(Debug, Deserialize)]
+#[serde(default)]
+#[derive(Default)]
+pub struct Upload {
+    file: String,
+    text: String,
+    action: String,
+    /// Of the ledger, as it was looked at.
+    version: String,
+}
+
+impl Upload {
+    fn content(self) -> String {
+        if self.file.trim().is_empty() { self.text } else { self.file }
+    }
+}
+
+#[derive(Template, Default)]
+#[template(path = "admin/import.html")]
+struct ImportPage {
+    shell: Shell,
+    preview: Option<Preview>,
+    /// The preview is another than the one that was agreed to.
+    stale: bool,
+    text: String,
+    bad: Vec<BadLine>,
+    problem: Problem,
+}
+
+/// What a file would change.
+struct Preview {
+    added: i64,
+    changed: i64,
+    unchanged: i64,
+    changes: Vec<Change>,
+    /// Changes that are not listed.
+    more: i64,
+    version: i64,
+}
+
+struct Change {
+    line: u64,
+    region: String,
+    model_id: String,
+    is_new: bool,
+    valid_from: Option<Timestamp>,
+    prices: [Pair; 5],
+}
+
+/// A price before, if it was another, and after.
+struct Pair {
+    before: Option<String>,
+    after: String,
+}
+
+impl Preview {
+    fn new(imported: Imported, version: i64) -> Self {
+        let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        let more = imported.changes.len().saturating_sub(LISTED);
+        Self {
+            added: number(imported.added),
+            changed: number(imported.changed),
+            unchanged: number(imported.unchanged),
+            changes: imported.changes.into_iter().take(LISTED).map(Change::new).collect(),
+            more: number(more),
+            version,
+        }
+    }
+}
+
+impl Change {
+    fn new((entry, before): (Entry, Option<Tiers>)) -> Self {
+        let told =
+            |pico: Option<i64>| pico.map_or_else(|| "–".to_owned(), money::price_per_million);
+        let old = before.map(|(rates, _)| rates);
+        let pair = |class: fn(&Rates) -> Option<i64>| {
+            let (before, after) = (old.as_ref().map(class), class(&entry.rates));
+            Pair { before: before.filter(|before| *before != after).map(told), after: told(after) }
+        };
+        Self {
+            prices: [
+                pair(|rates| rates.input),
+                pair(|rates| rates.output),
+                pair(|rates| rates.cache_write),
+                pair(|rates| rates.cache_write_1h),
+                pair(|rates| rates.cache_read),
+            ],
+            line: entry.line,
+            is_new: before.is_none(),
+            valid_from: entry.valid_from,
+            region: entry.region,
+            model_id: entry.model_id,
+        }
+    }
+}
+
+/// `GET /admin/costs/import`
+pub async fn ask(viewer: AdminViewer, worker: Data<Worker>) -> Result<HttpResponse, ApiError> {
+    Ok(page(&ImportPage { shell: shell(&viewer.0, &worker).await?, ..ImportPage::default() }))
+}
+
+async fn shell(viewer: &Viewer, worker: &Worker) -> Result<Shell, ApiError> {
+    let mut conn = worker.shared.pool.reader().await?;
+    Ok(viewer.shell(&mut conn, worker, Place::AdminCosts).await?)
+}
+
+/// `POST /admin/costs/import`: shows what the file would change, or changes it if that is what was shown.
+pub async fn take(
+    request: HttpRequest,
+    upload: UploadByAdmin<Upload>,
+    worker: Data<Worker>,
+) -> Result<HttpResponse, ApiError> {
+    let UploadByAdmin { identity, form } = upload;
+    let (apply, agreed) = (form.action == "apply", form.version.parse::<i64>().ok());
+    let text = form.content();
+    let viewer = Viewer(identity.clone());
+    let shown = ImportPage { shell: shell(&viewer, &worker).await?, ..ImportPage::default() };
+    if text.trim().is_empty() {
+        let problem = Problem::new("Choose a file, or paste its lines.");
+        let shown = ImportPage { problem, ..shown };
+        return Ok(shown.problem.answer(&shown));
+    }
+    let entries = match import::read(text.as_bytes()) {
+        Ok(entries) => entries,
+        Err(bad) => {
+            let shown = ImportPage { bad, text, ..shown };
+            return Ok(templates::answer(HttpResponse::BadRequest(), &shown));
+        }
+    };
+    let version = prices::version(&mut worker.shared.pool.reader().await?).await?;
+    let stale = apply && agreed != Some(version);
+    let imported = run(&request, &worker, &identity, entries, !apply || stale).await?;
+    if apply && !stale {
+        return Ok(see("/admin/costs?done=imported"));
+    }
+    Ok(page(&ImportPage { preview: Some(Preview::new(imported, version)), stale, text, ..shown }))
+}
+
+async fn run(
+    request: &HttpRequest,
+    worker: &Worker,
+    by: &Identity,
+    entries: Vec<Entry>,
+    dry_run: bool,
+) -> Result<Imported, ApiError> {
+    let origin = surface::origin(request, Some(by));
+    let mut conn = worker.shared.pool.writer().await?;
+    Ok(ledger::import(&mut conn, entries, dry_run, &origin).await?)
+}

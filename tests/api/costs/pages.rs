@@ -1,0 +1,217 @@
+//! The pages of prices: looked at, set and ended by hand, imported from a file that is shown first.
+
+use super::*;
+use crate::helpers::{Browser, field, form};
+
+const MODEL: &str = "acme.large-v1:0";
+
+/// An admin's browser.
+async fn admin(app: &TestServer) -> Browser {
+    app.signed_in("1001").await
+}
+
+async fn app(backend: Backend) -> TestServer {
+    TestServerBuilder::new().backend(backend).sign_in().unlimited().start().await
+}
+
+/// Sends the form of a page with a token of it.
+async fn send(browser: &Browser, path: &str, fields: &[(&str, &str)]) -> Reply {
+    let token = browser.csrf().await;
+    let fields: Vec<_> = fields.iter().copied().chain([("csrf_token", token.as_str())]).collect();
+    browser.form(path, &fields).await
+}
+
+/// Sends a form with a file in it.
+async fn upload(browser: &Browser, fields: &[(&str, &str)]) -> Reply {
+    let token = browser.csrf().await;
+    upload_with(browser, fields, &token).await
+}
+
+async fn upload_with(browser: &Browser, fields: &[(&str, &str)], token: &str) -> Reply {
+    let mut body = String::new();
+    for (name, value) in fields.iter().chain([&("csrf_token", token)]) {
+        let file = if *name == "file" {
+            "; filename=\"prices.csv\"\r\nContent-Type: text/csv"
+        } else {
+            ""
+        };
+        body.push_str(&format!(
+            "--limit-7f3\r\nContent-Disposition: form-data; name=\"{name}\"{file}\r\n\r\n{value}\r\n"
+        ));
+    }
+    body.push_str("--limit-7f3--\r\n");
+    let request = browser.request("POST", "/admin/costs/import");
+    let kind = "multipart/form-data; boundary=limit-7f3";
+    browser.send(request.header("content-type", kind).body(body)).await
+}
+
+fn text(reply: &Reply) -> String {
+    String::from_utf8(reply.body.to_vec()).unwrap()
+}
+
+/// The price that counts, by the API.
+async fn price(browser: &Browser, model: &str) -> Value {
+    browser.api("GET", &format!("/api/admin/costs/*/{model}"), None).await.json()
+}
+
+on_both_databases!(a_price_is_set_changed_and_ended_on_its_page, backend => {
+    let app = app(backend).await;
+    let browser = admin(&app).await;
+
+    let set = send(&browser, "/admin/costs/new", &[
+        ("region", "*"), ("model_id", MODEL), ("input", "3"), ("output", "15"), ("cache_write", "3.75"),
+        ("cache_write_1h", "6"), ("cache_read", "0.3"), ("input_long", "6"), ("output_long", "22.5"),
+        ("valid_from", ""), ("action", "set"),
+    ]).await;
+
+    assert_eq!(set.status, 303, "{}", text(&set));
+    let place = set.header("location").unwrap().to_owned();
+    assert_eq!(place, format!("/admin/costs/*/{MODEL}?done=set"));
+    let page = text(&browser.get(&place).await);
+    assert!(page.contains("The price is set.") && page.contains("$0.30") && page.contains("$0.0003 per 1,000 tokens"), "{page}");
+    let known = price(&browser, MODEL).await;
+    assert_eq!((&known["input_cost_per_1k_tokens"], &known["output_long_cost_per_1k_tokens"]), (&json!("0.003"), &json!("0.0225")));
+    assert_eq!(known["source"], "manual");
+
+    let path = format!("/admin/costs/*/{MODEL}");
+    let changed = send(&browser, &path, &[("input", "4"), ("output", "15"), ("action", "set")]).await;
+    assert_eq!((changed.status.as_u16(), changed.header("location")), (303, Some(format!("{path}?done=set").as_str())));
+    let same = send(&browser, &path, &[("input", "4.0"), ("output", "15"), ("action", "set")]).await;
+    assert_eq!(same.header("location"), Some(format!("{path}?done=same").as_str()), "sent twice, set once");
+    assert_eq!(price(&browser, MODEL).await["history"].as_array().unwrap().len(), 2);
+
+    assert_eq!(send(&browser, &path, &[("action", "end")]).await.status, 303);
+    assert_eq!(send(&browser, &path, &[("action", "end")]).await.status, 303, "ended twice");
+    let page = text(&browser.get(&path).await);
+    assert!(page.contains("no price now") && page.contains("ended"), "{page}");
+    assert_eq!(browser.api("GET", &format!("/api/admin/costs/*/{MODEL}"), None).await.status, 404);
+    assert_eq!(app.audited("price_set").await, 2);
+    assert_eq!(app.audited("price_ended").await, 1);
+});
+
+#[actix_web::test]
+async fn what_was_typed_stays_when_a_price_is_not_taken() {
+    let app = app(Backend::Sqlite).await;
+    let browser = admin(&app).await;
+    let long = "9".repeat(40);
+    for (field, value) in [
+        ("input", "a lot"),
+        ("input", "NaN"),
+        ("output", "-1"),
+        ("cache_read", "0.0000001"),
+        ("cache_write", long.as_str()),
+        ("input_long", "5"),
+        ("valid_from", "300000-01-01"),
+        ("region", "the moon"),
+        ("model_id", "<script>alert(1)</script>"),
+        ("model_id", ""),
+    ] {
+        let mut fields =
+            vec![("region", "*"), ("model_id", MODEL), ("input", "1"), ("output", "17.25")];
+        fields.retain(|(name, _)| *name != field);
+        fields.push((field, value));
+        let reply = send(&browser, "/admin/costs/new", &fields).await;
+
+        let page = text(&reply);
+        assert_eq!(reply.status, 400, "{field} {value}: {page}");
+        assert!(page.contains(&format!("id=\"{field}-problem\"")), "{field} {value}: {page}");
+        assert!(field == "output" || page.contains("value=\"17.25\""), "{field}");
+        assert!(!page.contains("<script>alert"), "{page}");
+    }
+    let nothing = send(&browser, "/admin/costs/new", &[("region", "*"), ("model_id", MODEL)]).await;
+    assert_eq!(nothing.status, 400);
+    assert_eq!(app.audited("price_set").await, 0);
+    for path in ["/admin/costs/*/acme.unknown", "/admin/costs/Nowhere/x.y"] {
+        let status = browser.get(path).await.status.as_u16();
+        assert!(matches!(status, 400 | 404), "{path}: {status}");
+    }
+}
+
+on_both_databases!(the_list_narrows_and_its_pages_hold_each_price_once, backend => {
+    let app = app(backend).await;
+    let browser = admin(&app).await;
+    let all = browser.api("GET", "/api/admin/costs?limit=1", None).await.json()["total"].as_i64().unwrap();
+
+    let mut seen = std::collections::BTreeSet::new();
+    let mut next = Some("/admin/costs".to_owned());
+    while let Some(path) = next {
+        let page = text(&browser.get(&path).await);
+        for link in page.split("<th scope=\"row\"><a href=\"/admin/costs/").skip(1) {
+            assert!(seen.insert(link.split('"').next().unwrap().to_owned()), "twice");
+        }
+        let older = page.split("href=\"").map(|rest| rest.split('"').next().unwrap());
+        next = older.filter(|link| link.contains("cursor=")).last().map(|link| link.replace("&#38;", "&"));
+        assert!(seen.len() <= 1000);
+    }
+
+    assert_eq!(i64::try_from(seen.len()).unwrap(), all);
+    let narrow = text(&browser.get("/admin/costs?q=OPUS-4-8&region=*").await);
+    assert!(narrow.contains("us.anthropic.claude-opus-4-8") && !narrow.contains("amazon.nova"));
+    let wild = text(&browser.get("/admin/costs?q=%25").await);
+    assert!(wild.contains("No price fits."), "a wildcard is a letter like others");
+    let broken = browser.get("/admin/costs?cursor=nonsense").await;
+    assert_eq!(broken.status, 400);
+    assert!(text(&broken).contains("This is no next_cursor"));
+});
+
+const FILE: &str = "region,model_id,input_per_1k,output_per_1k\n\
+    *,acme.one,0.001,0.002\n\
+    *,amazon.nova-lite-v1:0,0.001,0.00024\n";
+
+on_both_databases!(an_import_is_shown_before_it_is_made_and_made_once, backend => {
+    let app = app(backend).await;
+    let browser = admin(&app).await;
+
+    let preview = upload(&browser, &[("file", FILE), ("text", ""), ("action", "preview")]).await;
+
+    let page = text(&preview);
+    assert_eq!(preview.status, 200, "{page}");
+    assert!(page.contains("1 to add, 1 to change, 0 as they are"), "{page}");
+    assert!(page.contains("<s>0.06</s> → 1"), "{page}");
+    assert_eq!(app.audited("prices_imported").await, 0);
+    let version = field(&preview, "version");
+    let agreed = [("text", FILE), ("version", version.as_str()), ("action", "apply")];
+    let applied = upload(&browser, &agreed).await;
+    assert_eq!((applied.status.as_u16(), applied.header("location")), (303, Some("/admin/costs?done=imported")));
+    assert_eq!(price(&browser, "acme.one").await["input_cost_per_1k_tokens"], "0.001");
+    let again = upload(&browser, &agreed).await;
+    assert!(text(&again).contains("Prices were changed while you looked"), "sent twice, imported once");
+    assert_eq!(app.audited("prices_imported").await, 1);
+    let nothing = text(&upload(&browser, &[("file", ""), ("text", FILE), ("action", "preview")]).await);
+    assert!(nothing.contains("The file changes nothing"), "{nothing}");
+});
+
+#[actix_web::test]
+async fn every_bad_line_of_a_file_is_named_and_the_lines_stay() {
+    let app = app(Backend::Sqlite).await;
+    let browser = admin(&app).await;
+    let bad = "region,model_id,input_per_1k,output_per_1k\n*,acme.one,-1,2\n*,acme.two,NaN,\"</textarea><script>alert(1)</script>\"\n";
+
+    let reply = upload(&browser, &[("file", ""), ("text", bad), ("action", "apply")]).await;
+
+    let page = text(&reply);
+    assert_eq!(reply.status, 400);
+    for part in ["Line 2", "Line 3", "input_per_1k", "Nothing was changed", "acme.two,NaN"] {
+        assert!(page.contains(part), "{part}: {page}");
+    }
+    assert!(!page.contains("<script>alert"), "{page}");
+    let empty = upload(&browser, &[("file", ""), ("text", " "), ("action", "preview")]).await;
+    assert!(empty.status == 400 && text(&empty).contains("Choose a file"));
+    let large = upload(&browser, &[("text", &"x".repeat(6 << 20)), ("action", "preview")]).await;
+    assert_eq!(large.status, 413);
+    assert!(text(&large).contains("<h1>"), "a page");
+    let forged =
+        upload_with(&browser, &[("text", FILE), ("action", "apply")], &"0".repeat(64)).await;
+    assert_eq!(forged.status, 403);
+    let kind = browser.request("POST", "/admin/costs/import");
+    let other = kind
+        .header("content-type", "application/x-www-form-urlencoded")
+        .body(form(&[("text", FILE)]));
+    assert_eq!(browser.send(other).await.status, 415);
+    let torn = browser.request("POST", "/admin/costs/import");
+    let torn = torn
+        .header("content-type", "multipart/form-data; boundary=x")
+        .body("--x\r\nContent-Disposition: form-data; name=\"text\"\r\n\r\nabc");
+    assert_eq!(browser.send(torn).await.status, 400);
+    assert_eq!(app.audited("prices_imported").await, 0);
+}
