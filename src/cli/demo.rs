@@ -6,7 +6,11 @@ use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 use chrono::Days;
 use clap::Parser;
 
-use super::{key, seed, serve, user};
+use super::{
+    key,
+    seed::{self, Identity, Instead},
+    serve, user,
+};
 use crate::{
     auth::{AdminRule, keys::Keys},
     cli::open_database,
@@ -24,6 +28,10 @@ use crate::{
 };
 
 const EMAIL: &str = "demo@example.com";
+/// The settings name the provider so (`oauth.providers.demo`).
+const PROVIDER: &str = "demo";
+/// Of the provider's test people, the one who is an admin.
+const ADMIN: &str = "admin@example.com";
 /// People of the company whose month of usage is there.
 const PEOPLE: usize = 12;
 const MODEL: &str = "us.anthropic.claude-sonnet-4-20250514-v1:0";
@@ -58,8 +66,17 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     ledger::seed(&mut conn, false, &Origin::service()).await?;
     drop(conn);
     let who = Who { user_id: demo.id, key_ids: own.iter().map(|key| key.id).collect() };
+    // The provider's people have a month behind them when they sign in for the first time.
+    let person = |subject, email, display_name, admin| {
+        Instead::New(Identity { provider: PROVIDER, subject, email, display_name, admin })
+    };
+    let instead = [
+        person("1001", ADMIN, "Demo Admin", true),
+        Instead::Known(who),
+        person("1002", "developer@example.com", "Demo Developer", false),
+    ];
     let plan = month(db::now());
-    seed::fill(&pool, &Rules::new(&settings)?, &plan, Some(who), &|_progress| {}).await?;
+    seed::fill(&pool, &Rules::new(&settings)?, &plan, &instead, &|_progress| {}).await?;
     pool.close();
 
     let application = Application::build(settings).await?;
@@ -75,7 +92,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A month of a small company; the demo's own person takes the place of its first.
+/// A month of a small company; the demo's own people take the places of its first.
 fn month(now: Timestamp) -> Plan {
     let start = now.date().checked_sub_days(Days::new(30)).unwrap_or(now.date());
     Plan { people: PEOPLE, start, end: now, calls: None, seed: 1 }
@@ -104,7 +121,7 @@ fn settings(
         ("OAUTH__PROVIDERS__DEMO__CLIENT_SECRET", client.client_secret),
         ("OAUTH__PROVIDERS__DEMO__DISPLAY_NAME", "the simulated provider".to_owned()),
         ("OAUTH__PROVIDERS__DEMO__SCOPES", "openid,email,profile,offline_access".to_owned()),
-        ("ADMIN__EMAILS", "admin@example.com".to_owned()),
+        ("ADMIN__EMAILS", ADMIN.to_owned()),
         ("METRICS__PORT", "0".to_owned()),
         // That nobody is an admin yet goes without saying here.
         (

@@ -62,7 +62,7 @@ pub async fn run(args: Args, settings: &Settings) -> anyhow::Result<()> {
     }
     let rules = Rules::new(settings)?;
     let teller = Teller::new();
-    let filled = fill(&pool, &rules, &args.plan(db::now()), None, &|p| teller.tell(p)).await?;
+    let filled = fill(&pool, &rules, &args.plan(db::now()), &[], &|p| teller.tell(p)).await?;
     drop(teller);
     println!("{} people and {} calls of theirs added to {database}", args.people, filled);
     pool.close();
@@ -82,8 +82,25 @@ impl Args {
     }
 }
 
+/// Who takes the place of a person of a plan.
+pub enum Instead<'a> {
+    /// Somebody who is there.
+    Known(Who),
+    /// Somebody who is yet to be made, with the plan's keys.
+    New(Identity<'a>),
+}
+
+/// Who somebody is.
+pub struct Identity<'a> {
+    pub provider: &'a str,
+    pub subject: &'a str,
+    pub email: &'a str,
+    pub display_name: &'a str,
+    pub admin: bool,
+}
+
 /// Adds the people of a plan and their calls, with the summaries that would be there had the jobs run all the time.
-/// `first` takes the place of the plan's first person. Answers the number of calls.
+/// `instead` take the places of the plan's first people. Answers the number of calls.
 ///
 /// # Errors
 /// The database's.
@@ -91,15 +108,28 @@ pub async fn fill(
     pool: &Pool,
     rules: &Rules,
     plan: &Plan,
-    first: Option<Who>,
+    instead: &[Instead<'_>],
     tell: &dyn Fn(Progress<'_>),
 ) -> anyhow::Result<u64> {
     let mut who = Vec::with_capacity(plan.people);
     for (number, person) in sample::people(plan).into_iter().enumerate() {
-        match &first {
-            Some(first) if number == 0 => who.push(first.clone()),
-            _ => who.push(create(&mut pool.writer().await?, &person, plan.end).await?),
-        }
+        let one = match instead.get(number) {
+            Some(Instead::Known(known)) => known.clone(),
+            Some(Instead::New(identity)) => {
+                create(&mut pool.writer().await?, &person, identity, plan.end).await?
+            }
+            None => {
+                let identity = Identity {
+                    provider: LOCAL_PROVIDER,
+                    subject: &person.email,
+                    email: &person.email,
+                    display_name: &person.display_name,
+                    admin: false,
+                };
+                create(&mut pool.writer().await?, &person, &identity, plan.end).await?
+            }
+        };
+        who.push(one);
         tell(Progress { doing: "people", done: number as u64, of: Some(plan.people as u64) });
     }
     let work =
@@ -155,23 +185,29 @@ async fn jobs(
     Ok(())
 }
 
-async fn create(conn: &mut Conn, person: &Person, now: Timestamp) -> Result<Who, DbError> {
+async fn create(
+    conn: &mut Conn,
+    person: &Person,
+    identity: &Identity<'_>,
+    now: Timestamp,
+) -> Result<Who, DbError> {
     let origin = Origin::operator();
+    let Identity { provider, subject, email, display_name, admin } = *identity;
     let new = NewUser {
-        provider: LOCAL_PROVIDER,
-        subject: &person.email,
-        email: Some(&person.email),
+        provider,
+        subject,
+        email: Some(email),
         email_verified: true,
-        display_name: Some(&person.display_name),
+        display_name: Some(display_name),
         state: if person.left.is_some() { "disabled" } else { "active" },
         created_at: person.joined,
         updated_at: person.left.unwrap_or(person.joined),
-        admin: false,
+        admin,
     };
     let event = Event {
-        provider: Some(LOCAL_PROVIDER),
-        object: format!("user:{LOCAL_PROVIDER}/{}", person.email),
-        metadata: json!({ "email": person.email, "sample": true }),
+        provider: Some(provider),
+        object: format!("user:{provider}/{subject}"),
+        metadata: json!({ "email": email, "sample": true }),
         ..Event::new(now, "user_created", &origin)
     };
     let user = UserRecord::create(conn, &new, event).await?;
