@@ -2,13 +2,14 @@
 //
 //   SHOTS_SERVICE   where it runs        SHOTS_FOLDER   where pictures go
 //   SHOTS_ONLY      pages by name, with commas between; all if it is not there
+//   SHOTS_README    a folder for those that the README shows: what fits on a screen
 
 import { mkdir } from "node:fs/promises";
 import { pathToFileURL } from "node:url";
 
 import { ADMIN, OWN } from "./list.mjs";
 
-const { TEST_CHROMIUM, TEST_NODE_MODULES, SHOTS_SERVICE: service, SHOTS_FOLDER: folder, SHOTS_ONLY: only } = process.env;
+const { TEST_CHROMIUM, TEST_NODE_MODULES, SHOTS_SERVICE: service, SHOTS_FOLDER: folder, SHOTS_ONLY: only, SHOTS_README: readme } = process.env;
 const { chromium } = await import(pathToFileURL(`${TEST_NODE_MODULES}/playwright-core/index.mjs`));
 
 const PAGES = { login: "/login", ...OWN, ...ADMIN, error: "/nowhere" };
@@ -38,6 +39,15 @@ for (const [name, path] of wanted) {
       const wider = await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
       if (wider > 0) console.log(`${name} is ${wider} px wider than ${size}`);
     }
+  }
+}
+if (readme) {
+  await mkdir(readme, { recursive: true });
+  await page.setViewportSize({ width: 1280, height: 800 });
+  for (const [name, colorScheme] of Object.entries({ overview: "light", connect: "light", admin: "dark", "all-usage": "light" })) {
+    await page.emulateMedia({ colorScheme });
+    await page.goto(service + PAGES[name]);
+    await page.screenshot({ path: `${readme}/${name}.png` });
   }
 }
 await browser.close();
