@@ -280,6 +280,27 @@ impl Pool {
         })
     }
 
+    /// What it is, as settings name it.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Postgres { .. } => "postgres",
+            Self::Sqlite { file: Some(_), .. } => "sqlite",
+            Self::Sqlite { file: None, .. } => "sqlite in memory",
+        }
+    }
+
+    /// How its connections stand, by what they are for.
+    pub fn connections(&self) -> Vec<(&'static str, Connections)> {
+        match self {
+            Self::Postgres { pool, .. } => vec![("all", Connections::of(pool.status()))],
+            Self::Sqlite { read, write, file: Some(_) } => vec![
+                ("reading", Connections::of(read.status())),
+                ("writing", Connections::of(write.status())),
+            ],
+            Self::Sqlite { read, .. } => vec![("all", Connections::of(read.status()))],
+        }
+    }
+
     /// Closes every connection.
     pub fn close(&self) {
         match self {
@@ -289,6 +310,23 @@ impl Pool {
                 write.close();
             }
         }
+    }
+}
+
+/// How a pool's connections stand.
+#[derive(Debug, Clone, Copy)]
+pub struct Connections {
+    pub open: usize,
+    pub idle: usize,
+    pub most: usize,
+    /// Who waits for one.
+    pub waiting: usize,
+}
+
+impl Connections {
+    fn of(status: deadpool::Status) -> Self {
+        let deadpool::Status { max_size, size, available, waiting } = status;
+        Self { open: size, idle: available, most: max_size, waiting }
     }
 }
 
@@ -431,6 +469,30 @@ where
         .create_timeout(Some(POOL_WAIT))
         .build()
         .map_err(|error| DbError::Unavailable(Box::new(error)))
+}
+
+/// The versions of a database: its software's, and its schema's (the newest migration that was applied).
+#[derive(Debug, diesel::QueryableByName)]
+pub struct Versions {
+    #[diesel(sql_type = diesel::sql_types::Text)]
+    pub software: String,
+    #[diesel(sql_type = diesel::sql_types::Nullable<diesel::sql_types::Text>)]
+    pub schema: Option<String>,
+}
+
+/// Asks a database for its versions.
+///
+/// # Errors
+/// The failure of the query.
+pub async fn versions(conn: &mut Conn) -> Result<Versions, DbError> {
+    use diesel_async::RunQueryDsl;
+    const SCHEMA: &str = "(SELECT MAX(version) FROM __diesel_schema_migrations) AS schema";
+    let software = match conn {
+        Conn::Postgres(_) => "current_setting('server_version')",
+        Conn::Sqlite(_) => "sqlite_version()",
+    };
+    let text = format!("SELECT {software} AS software, {SCHEMA}");
+    Ok(on_conn!(conn, c => diesel::sql_query(text).get_result(c).await)?)
 }
 
 /// Whether the database answers.

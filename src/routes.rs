@@ -68,6 +68,18 @@ pub const ROUTES: &[(&str, &str, Access)] = &[
     ("GET", "/admin/costs/{region}/{model_id}", Access::AdminPage),
     ("POST", "/admin/costs/{region}/{model_id}", Access::AdminForm),
     ("GET", "/static/{file}", Access::PublicPage),
+    ("GET", "/admin/users", Access::AdminPage),
+    ("GET", "/admin/users/{id}", Access::AdminPage),
+    ("POST", "/admin/users/{id}/state", Access::AdminForm),
+    ("POST", "/admin/users/{id}/sessions/end", Access::AdminForm),
+    ("POST", "/admin/users/{id}/keys/{key_id}/revoke", Access::AdminForm),
+    ("GET", "/admin/audit", Access::AdminPage),
+    ("GET", "/admin/audit/verify", Access::AdminPage),
+    ("GET", "/admin/jobs", Access::AdminPage),
+    ("POST", "/admin/jobs/{name}/run", Access::AdminForm),
+    ("GET", "/admin/streams", Access::AdminPage),
+    ("POST", "/admin/streams/{id}/cut", Access::AdminForm),
+    ("GET", "/admin/health", Access::AdminPage),
     ("GET", "/health", Access::Public),
     ("HEAD", "/health", Access::Public),
     ("GET", "/health/live", Access::Public),
@@ -127,6 +139,8 @@ pub const ROUTES: &[(&str, &str, Access)] = &[
     ("GET", "/api/admin/audit-logs/verify", Access::Admin),
     ("GET", "/api/admin/models/learned", Access::Admin),
     ("GET", "/api/admin/models/unpriced", Access::Admin),
+    ("GET", "/api/admin/streams", Access::Admin),
+    ("DELETE", "/api/admin/streams/{id}", Access::Admin),
     ("GET", "/api/admin/jobs", Access::Admin),
     ("POST", "/api/admin/jobs/{name}/run", Access::Admin),
 ];
@@ -211,6 +225,10 @@ pub fn configure(config: &mut web::ServiceConfig) {
                 .route(web::get().to(api::costs::show))
                 .route(web::put().to(api::costs::set))
                 .route(web::delete().to(api::costs::end)),
+        )
+        .service(web::resource("/api/admin/streams").route(web::get().to(api::streams::list)))
+        .service(
+            web::resource("/api/admin/streams/{id}").route(web::delete().to(api::streams::cut)),
         )
         .service(web::resource("/api/admin/jobs").route(web::get().to(api::jobs::list)))
         .service(web::resource("/api/admin/jobs/{name}/run").route(web::post().to(api::jobs::run)))

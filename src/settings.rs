@@ -448,6 +448,14 @@ impl Server {
             None => format!("http://localhost:{}", self.port),
         }
     }
+
+    /// HTTP worker threads.
+    pub fn worker_count(&self) -> usize {
+        match self.workers {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            workers => workers,
+        }
+    }
 }
 
 impl Timeouts {

@@ -144,10 +144,7 @@ impl Application {
         let shared = Shared::new(&settings, actors, pool, metrics, health, journal, keys, rules);
         let shared = Arc::new(shared);
 
-        let workers = match settings.server.workers {
-            0 => std::thread::available_parallelism().map_or(1, usize::from),
-            workers => workers,
-        };
+        let workers = settings.server.worker_count();
         let cut_calls = CancellationToken::new();
         let (closing, told) = watch::channel(false);
         let grace = settings.shutdown.clone();

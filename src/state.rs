@@ -8,11 +8,12 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use ipnet::IpNet;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use crate::{
     actors::Actors,
@@ -49,7 +50,9 @@ pub struct Shared {
     pub draining: AtomicBool,
     /// Set once no further request may keep its connection.
     pub closing: AtomicBool,
+    /// Begins anywhere: the numbers of several instances, and of one that was started again, are no others'.
     next_stream: AtomicU64,
+    pub started: Instant,
     /// Hosts accepted on pages, /api and /auth, lower-case; empty = any.
     pub hosts: Vec<String>,
 }
@@ -171,7 +174,8 @@ impl Shared {
             strict: settings.usage.on_full == settings::OnFull::Strict,
             draining: AtomicBool::new(false),
             closing: AtomicBool::new(false),
-            next_stream: AtomicU64::new(1),
+            next_stream: AtomicU64::new(Uuid::new_v4().as_u64_pair().0),
+            started: Instant::now(),
             hosts: hosts.collect(),
             server,
         }

@@ -71,13 +71,16 @@ enhance(document);
 
 // A part of a page that is looked at again and again, unless somebody is about to do something there.
 for (const live of document.querySelectorAll("[data-refresh]")) {
-  setInterval(async () => {
-    if (document.hidden || live.querySelector("details[open]") || live.contains(document.activeElement)) return;
+  const busy = () => document.hidden || live.querySelector("details[open]") || live.contains(document.activeElement);
+  const timer = setInterval(async () => {
+    if (busy()) return;
     try {
-      const answer = await fetch(location.href, { headers: { Accept: "text/html" } });
+      // What a form that was not accepted shows has an address that cannot be asked for.
+      const answer = await fetch(live.dataset.from ?? location.href, { headers: { Accept: "text/html" } });
       if (!answer.ok || answer.redirected) return;
       const fresh = new DOMParser().parseFromString(await answer.text(), "text/html").getElementById(live.id);
-      if (!fresh) return;
+      if (!fresh || busy()) return;
+      if (!fresh.dataset.refresh) clearInterval(timer); // nothing goes on any more
       live.replaceChildren(...fresh.childNodes);
       enhance(live);
     } catch {

@@ -109,6 +109,12 @@ impl Known {
         Lookup::Good { identity: entry.identity.clone(), note_use }
     }
 
+    /// Identities that are held at the moment, about, and how many there may be.
+    pub fn size(&self) -> (u64, u64) {
+        let most = self.good.policy().max_capacity().unwrap_or(u64::MAX);
+        (self.good.entry_count(), most)
+    }
+
     fn clock(&self) -> u64 {
         u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)
     }

@@ -1,18 +1,18 @@
-//! StreamSupervisor: knows every live stream, and ends those that a shutdown cannot wait for and those whose caller has
-//! lost access.
+//! StreamSupervisor: knows every live stream, and ends those that a shutdown cannot wait for, those whose caller has
+//! lost access, and those that an admin cuts.
 
 use std::{
     collections::HashMap,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering::SeqCst},
+        atomic::{AtomicU8, Ordering::SeqCst},
     },
     time::{Duration, Instant},
 };
 
 use actix::{
-    Actor, ActorFutureExt, Addr, AsyncContext, Context, Handler, Message, ResponseActFuture,
-    WrapFuture, dev::SendError,
+    Actor, ActorFutureExt, Addr, AsyncContext, Context, Handler, Message, MessageResult,
+    ResponseActFuture, WrapFuture, dev::SendError,
 };
 use prometheus::IntGauge;
 use tokio::sync::watch;
@@ -20,7 +20,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     auth::{self, CredentialId, Identity},
-    db::Pool,
+    db::{self, Pool, Timestamp},
+    usage::call::Progress,
 };
 
 /// How long streams have to say their last words once they are cut.
@@ -34,7 +35,18 @@ const ON_ITS_WAY: Duration = Duration::from_secs(10);
 #[derive(Debug, Clone, Default)]
 pub struct Cut {
     pub token: CancellationToken,
-    revoked: Arc<AtomicBool>,
+    why: Arc<AtomicU8>,
+}
+
+/// Why a stream is cut from our side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Why {
+    /// The service stops.
+    Shutdown,
+    /// The caller lost access.
+    Revoked,
+    /// An admin ended this one stream.
+    Admin,
 }
 
 impl From<CancellationToken> for Cut {
@@ -44,9 +56,27 @@ impl From<CancellationToken> for Cut {
 }
 
 impl Cut {
-    /// Whether it is for the loss of access, not because the service stops.
-    pub fn is_revocation(&self) -> bool {
-        self.revoked.load(SeqCst)
+    /// Why, once it is.
+    pub fn why(&self) -> Why {
+        match self.why.load(SeqCst) {
+            1 => Why::Revoked,
+            2 => Why::Admin,
+            _ => Why::Shutdown,
+        }
+    }
+
+    /// Cuts; who is first says why.
+    fn now(&self, why: Why) {
+        if self.token.is_cancelled() {
+            return;
+        }
+        let number = match why {
+            Why::Shutdown => 0,
+            Why::Revoked => 1,
+            Why::Admin => 2,
+        };
+        self.why.store(number, SeqCst);
+        self.token.cancel();
     }
 }
 
@@ -57,8 +87,45 @@ pub struct Opened {
     pub id: u64,
     pub user_id: i64,
     pub credential: CredentialId,
+    /// As it is priced.
     pub model: String,
+    /// Where the call goes.
+    pub region: String,
+    pub progress: Arc<Progress>,
     pub cut: Cut,
+}
+
+/// Which streams are live? Those of one person, if it is given; the newest first.
+#[derive(Message)]
+#[rtype(result = "Vec<LiveStream>")]
+pub struct List {
+    pub user_id: Option<i64>,
+}
+
+/// Is this stream live?
+#[derive(Message)]
+#[rtype(result = "Option<LiveStream>")]
+pub struct Find(pub u64);
+
+/// Cut this stream, because an admin says so. Answers whether it was live.
+#[derive(Message)]
+#[rtype(result = "bool")]
+pub struct CutOne(pub u64);
+
+/// A live stream, as it is at the moment.
+#[derive(Debug, Clone)]
+pub struct LiveStream {
+    pub id: u64,
+    pub user_id: i64,
+    pub model: String,
+    pub region: String,
+    pub started_at: Timestamp,
+    /// Events from upstream so far.
+    pub events: u64,
+    /// As upstream reported so far; `None` = it has not yet.
+    pub output_tokens: Option<i64>,
+    /// It is being cut already.
+    pub ending: bool,
 }
 
 /// Somebody lost access: look whose streams are live.
@@ -82,8 +149,26 @@ struct Live {
     user_id: i64,
     credential: CredentialId,
     model: String,
+    region: String,
     since: Instant,
+    started_at: Timestamp,
+    progress: Arc<Progress>,
     cut: Cut,
+}
+
+impl Live {
+    fn told(&self, id: u64) -> LiveStream {
+        LiveStream {
+            id,
+            user_id: self.user_id,
+            model: self.model.clone(),
+            region: self.region.clone(),
+            started_at: self.started_at,
+            events: self.progress.events(),
+            output_tokens: self.progress.output_tokens(),
+            ending: self.cut.token.is_cancelled(),
+        }
+    }
 }
 
 pub struct StreamSupervisor {
@@ -161,8 +246,7 @@ impl StreamSupervisor {
                 credential,
                 "ending a stream: its caller lost access"
             );
-            stream.cut.revoked.store(true, SeqCst);
-            stream.cut.token.cancel();
+            stream.cut.now(Why::Revoked);
         }
     }
 
@@ -175,7 +259,7 @@ impl StreamSupervisor {
                 age_seconds = stream.since.elapsed().as_secs(),
                 "cutting a stream: the service is stopping"
             );
-            stream.cut.token.cancel();
+            stream.cut.now(Why::Shutdown);
         }
         self.live.len()
     }
@@ -189,8 +273,10 @@ impl Handler<Opened> for StreamSupervisor {
     type Result = ();
 
     fn handle(&mut self, opened: Opened, context: &mut Self::Context) {
-        let Opened { id, user_id, credential, model, cut } = opened;
-        self.live.insert(id, Live { user_id, credential, model, since: Instant::now(), cut });
+        let Opened { id, user_id, credential, model, region, progress, cut } = opened;
+        let (since, started_at) = (Instant::now(), db::now());
+        let live = Live { user_id, credential, model, region, since, started_at, progress, cut };
+        self.live.insert(id, live);
         self.counted();
         if self.taken.is_some_and(|taken| taken.elapsed() < ON_ITS_WAY) {
             self.look(context);
@@ -213,6 +299,42 @@ impl Handler<Closed> for StreamSupervisor {
     fn handle(&mut self, Closed(id): Closed, _: &mut Self::Context) {
         self.live.remove(&id);
         self.counted();
+    }
+}
+
+impl Handler<List> for StreamSupervisor {
+    type Result = MessageResult<List>;
+
+    fn handle(&mut self, List { user_id }: List, _: &mut Self::Context) -> Self::Result {
+        let asked = |live: &Live| user_id.is_none_or(|user_id| live.user_id == user_id);
+        let live = self.live.iter().filter(|(_, live)| asked(live));
+        let mut streams: Vec<LiveStream> = live.map(|(id, live)| live.told(*id)).collect();
+        streams.sort_unstable_by_key(|stream| std::cmp::Reverse((stream.started_at, stream.id)));
+        MessageResult(streams)
+    }
+}
+
+impl Handler<Find> for StreamSupervisor {
+    type Result = Option<LiveStream>;
+
+    fn handle(&mut self, Find(id): Find, _: &mut Self::Context) -> Self::Result {
+        self.live.get(&id).map(|live| live.told(id))
+    }
+}
+
+impl Handler<CutOne> for StreamSupervisor {
+    type Result = bool;
+
+    fn handle(&mut self, CutOne(id): CutOne, _: &mut Self::Context) -> Self::Result {
+        let Some(stream) = self.live.get(&id) else { return false };
+        tracing::warn!(
+            stream = id,
+            user_id = stream.user_id,
+            model = stream.model,
+            "ending a stream: an admin cuts it"
+        );
+        stream.cut.now(Why::Admin);
+        true
     }
 }
 
@@ -243,6 +365,7 @@ impl Handler<Drain> for StreamSupervisor {
 /// Held by a stream's response body; dropping it tells the supervisor, however the stream ended.
 pub struct StreamTicket {
     id: u64,
+    progress: Arc<Progress>,
     supervisor: Addr<StreamSupervisor>,
 }
 
@@ -256,16 +379,25 @@ impl StreamTicket {
         id: u64,
         identity: &Identity,
         model: &str,
-    ) -> Result<(Self, Cut), SendError<Opened>> {
-        let cut = Cut::default();
-        supervisor.try_send(Opened {
+        region: &str,
+    ) -> Result<(Self, Cut), Box<SendError<Opened>>> {
+        let (cut, progress) = (Cut::default(), Arc::<Progress>::default());
+        let opened = Opened {
             id,
             user_id: identity.user_id,
             credential: identity.credential.clone(),
             model: model.to_owned(),
+            region: region.to_owned(),
+            progress: progress.clone(),
             cut: cut.clone(),
-        })?;
-        Ok((Self { id, supervisor }, cut))
+        };
+        supervisor.try_send(opened).map_err(Box::new)?;
+        Ok((Self { id, progress, supervisor }, cut))
+    }
+
+    /// Where the call tells how far it is.
+    pub fn progress(&self) -> Arc<Progress> {
+        self.progress.clone()
     }
 }
 

@@ -40,6 +40,43 @@ impl Origin {
     }
 }
 
+/// Every type of events, in the order of the alphabet.
+pub const TYPES: &[&str] = &[
+    "admin_denied",
+    "admin_gained",
+    "admin_lost",
+    "audit_retention",
+    "command_line_allowed",
+    "device_decided",
+    "job_run_asked",
+    "key_created",
+    "key_expired",
+    "key_refused",
+    "key_renamed",
+    "key_revoked",
+    "migration",
+    "price_ended",
+    "price_set",
+    "prices_imported",
+    "prices_seeded",
+    "rate_limited",
+    "refresh_refused",
+    "refresh_reused",
+    "secrets_in_use",
+    "session_created",
+    "session_ended",
+    "sessions_ended_by_admin",
+    "sign_in",
+    "sign_in_code_reused",
+    "sign_in_failed",
+    "sign_out",
+    "stream_cut",
+    "usage_repriced",
+    "usage_retention",
+    "user_created",
+    "user_state_changed",
+];
+
 /// Something worth keeping: who did what to which object, and how it went.
 #[derive(Debug, Clone)]
 pub struct Event<'a> {
@@ -248,3 +285,39 @@ pub async fn retain(conn: &mut Conn, end: Timestamp, now: Timestamp) -> Result<u
 
 /// The event that [`retain`] leaves; the newest one vouches for the start of the chain.
 const RETENTION: &str = "audit_retention";
+
+#[cfg(test)]
+mod tests {
+    use super::TYPES;
+
+    /// The second arguments of `Event::new(…)` in a text, where they are written out.
+    fn named(text: &str) -> Vec<String> {
+        let calls = text.split("Event::new(").skip(1);
+        let second =
+            calls.filter_map(|call| call.split_once(',')?.1.trim_start().strip_prefix('"'));
+        second.filter_map(|rest| Some(rest.split_once('"')?.0.to_owned())).collect()
+    }
+
+    fn read(folder: &std::path::Path, found: &mut Vec<String>) {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                read(&path, found);
+            } else if path.extension().is_some_and(|ending| ending == "rs") {
+                found.extend(named(&std::fs::read_to_string(&path).unwrap()));
+            }
+        }
+    }
+
+    #[test]
+    fn every_type_of_event_that_is_written_is_listed() {
+        let mut found = Vec::new();
+        read(&std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut found);
+
+        assert!(found.len() > 20, "{found:?}");
+        for name in &found {
+            assert!(TYPES.contains(&name.as_str()), "{name} is missing in TYPES");
+        }
+        assert!(TYPES.is_sorted());
+    }
+}

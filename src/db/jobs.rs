@@ -220,6 +220,12 @@ pub async fn last_run(conn: &mut Conn, job: &str) -> Result<Option<JobRun>, DbEr
     Ok(found?)
 }
 
+/// The newest runs of all jobs.
+pub async fn recent(conn: &mut Conn, limit: i64) -> Result<Vec<JobRun>, DbError> {
+    let query = job_runs::table.order(job_runs::id.desc()).limit(limit);
+    Ok(on_conn!(conn, c => query.select(JobRun::as_select()).load(c).await)?)
+}
+
 /// A run by its id.
 pub async fn run(conn: &mut Conn, id: i64) -> Result<Option<JobRun>, DbError> {
     let query = job_runs::table.find(id);

@@ -150,6 +150,20 @@ impl UserRecord {
         Ok(found?)
     }
 
+    /// Those of these ids that there are.
+    pub async fn with_ids(conn: &mut Conn, ids: &[i64]) -> Result<Vec<Self>, DbError> {
+        let query = users::table.filter(users::id.eq_any(ids));
+        Ok(on_conn!(conn, c => query.select(Self::as_select()).load(c).await)?)
+    }
+
+    /// When the provider was last asked about a person, if it was.
+    pub async fn last_check(conn: &mut Conn, id: i64) -> Result<Option<Timestamp>, DbError> {
+        let query = users::table.find(id).select(users::last_idp_check_at);
+        let found: Option<Option<Timestamp>> =
+            on_conn!(conn, c => query.first(c).await.optional())?;
+        Ok(found.flatten())
+    }
+
     /// The person with this id at this provider.
     pub async fn by_subject(
         conn: &mut Conn,

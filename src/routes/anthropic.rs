@@ -149,13 +149,6 @@ async fn prepare(
     }
     let authorization = call::authorization(&worker).await?;
 
-    let (ticket, cut) = match operation.streams() {
-        true => {
-            let (ticket, cut) = call::register(&worker, identity, &call)?;
-            (Some(ticket), cut)
-        }
-        false => (None, worker.cut.clone().into()),
-    };
     let asked = Asked {
         endpoint_type: "anthropic",
         model: &asked,
@@ -163,8 +156,18 @@ async fn prepare(
         region: call.model.region().or(resolved.region.as_deref()),
         endpoint_region: &endpoint.region,
     };
+    let (ticket, cut) = match operation.streams() {
+        true => {
+            let (ticket, cut) = call::register(&worker, identity, asked)?;
+            (Some(ticket), cut)
+        }
+        false => (None, worker.cut.clone().into()),
+    };
     let row = call::first_row(request, identity, &call, asked);
-    let metered = OpenCall::open(&worker.desk, row, began)?;
+    let mut metered = OpenCall::open(&worker.desk, row, began)?;
+    if let Some(ticket) = &ticket {
+        metered.shows(ticket.progress());
+    }
     metered.durable().await;
     let deadline = Instant::now() + worker.bedrock.limits.total;
     let passage =

@@ -7,6 +7,7 @@ pub mod jobs;
 pub mod keys;
 pub mod models;
 pub(super) mod page;
+pub mod streams;
 pub mod summaries;
 pub mod usage;
 pub mod users;

@@ -114,11 +114,6 @@ async fn serve(
         .ok_or(crate::bedrock::model_id::ModelIdError::Region)?;
     let authorization = call::authorization(&worker).await?;
 
-    let ticket = match operation.streams() {
-        true => Some(call::register(&worker, &identity, &call)?),
-        false => None,
-    };
-    let cut = call::cut_of(&worker, ticket.as_ref());
     let asked = Asked {
         endpoint_type: "bedrock",
         model: call.model.as_str(),
@@ -126,8 +121,16 @@ async fn serve(
         region: call.model.region(),
         endpoint_region: &endpoint.region,
     };
+    let ticket = match operation.streams() {
+        true => Some(call::register(&worker, &identity, asked)?),
+        false => None,
+    };
+    let cut = call::cut_of(&worker, ticket.as_ref());
     let row = call::first_row(&request, &identity, &call, asked);
     let mut metered = OpenCall::open(&worker.desk, row, started)?;
+    if let Some((ticket, _)) = &ticket {
+        metered.shows(ticket.progress());
+    }
     metered.durable().await;
 
     let deadline = Instant::now() + worker.bedrock.limits.total;

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     actors::{
         credentials::{Obtain, Refused},
-        streams::{Cut, StreamTicket},
+        streams::{Cut, StreamTicket, Why},
     },
     auth::{Identity, Refusal},
     bedrock::{Call, Operation, Reply, credentials::Authorization, error::BedrockError},
@@ -152,13 +152,18 @@ pub async fn authorization(worker: &Worker) -> Result<Arc<Authorization>, ApiErr
 ///
 /// # Errors
 /// 503 when its mailbox is full.
-pub fn register(worker: &Worker, identity: &Identity, call: &Call) -> Result<Ticket, ApiError> {
+pub fn register(
+    worker: &Worker,
+    identity: &Identity,
+    asked: Asked<'_>,
+) -> Result<Ticket, ApiError> {
     let shared = &worker.shared;
     StreamTicket::register(
         shared.actors.streams.address(),
         shared.next_stream_id(),
         identity,
-        call.model.as_str(),
+        asked.billed,
+        asked.endpoint_region,
     )
     .map_err(|error| {
         ApiError::new(Code::Overloaded, "Too many streams begin at the moment. Try again.")
@@ -219,12 +224,15 @@ fn uuid_header(request: &HttpRequest, name: &str) -> Option<String> {
     uuid::Uuid::try_parse(text).ok().map(|id| id.to_string())
 }
 
-/// The call is cut before the answer is there: the service stops, or the caller lost access.
+/// The call is cut before the answer is there: the service stops, the caller lost access, or an admin ends it.
 pub fn cut_short(mut metered: OpenCall, dialect: Dialect, cut: &Cut) -> ApiError {
-    let (error, code, outcome) = if cut.is_revocation() {
-        (ApiError::refused(Refusal::Revoked), "revoked", Outcome::Revoked)
-    } else {
-        (stopping(), "shutting_down", Outcome::Shutdown)
+    let (error, code, outcome) = match cut.why() {
+        Why::Revoked => (ApiError::refused(Refusal::Revoked), "revoked", Outcome::Revoked),
+        Why::Admin => {
+            let error = ApiError::new(Code::Forbidden, "An administrator ended this stream.");
+            (error, "cut_by_admin", Outcome::Revoked)
+        }
+        Why::Shutdown => (stopping(), "shutting_down", Outcome::Shutdown),
     };
     metered.told(error.status(dialect));
     metered.failed(code, error.message());

@@ -61,7 +61,7 @@ fn answer(good: bool, body: &serde_json::Value) -> HttpResponse {
     if good { HttpResponse::Ok().json(body) } else { HttpResponse::ServiceUnavailable().json(body) }
 }
 
-fn condition(shared: &Shared) -> &'static str {
+pub(super) fn condition(shared: &Shared) -> &'static str {
     let health = &shared.health;
     let refusing =
         shared.strict && shared.journal.as_ref().is_some_and(|journal| journal.is_refusing());

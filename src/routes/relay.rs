@@ -24,7 +24,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use crate::{
-    actors::streams::{Cut, StreamTicket},
+    actors::streams::{Cut, StreamTicket, Why},
     anthropic::error::{Told, of_exception},
     bedrock::event_stream::{Frame, KEPT},
     settings::OnDisconnect,
@@ -110,12 +110,23 @@ impl End {
 
     /// Why the stream was cut from our side.
     fn of_cut(cut: &Cut) -> Self {
-        if cut.is_revocation() {
-            let message = "The credential is not accepted any more.";
-            return Self::of(Outcome::Revoked, "accessDeniedException", message);
-        }
-        let message = "The service is stopping. Try again.";
-        Self::of(Outcome::Shutdown, "serviceUnavailableException", message)
+        let (outcome, exception, message) = match cut.why() {
+            Why::Revoked => (
+                Outcome::Revoked,
+                "accessDeniedException",
+                "The credential is not accepted any more.",
+            ),
+            // Not one that clients try again by themselves.
+            Why::Admin => {
+                (Outcome::Revoked, "accessDeniedException", "An administrator ended this stream.")
+            }
+            Why::Shutdown => (
+                Outcome::Shutdown,
+                "serviceUnavailableException",
+                "The service is stopping. Try again.",
+            ),
+        };
+        Self::of(outcome, exception, message)
     }
 
     fn too_large() -> Self {

@@ -273,8 +273,9 @@ mod tests {
             &[Some(-1.0), Some(f64::MAX / 4.0)],
             &many,
         ];
+        let draws: [fn(&Drawing) -> Chart; 2] = [|of| of.bars(), |of| of.lines()];
         for values in some {
-            for draw in [Drawing::bars as fn(&Drawing) -> Chart, Drawing::lines] {
+            for draw in draws {
                 let svg = drawing(values, draw);
 
                 assert!(

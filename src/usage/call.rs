@@ -1,6 +1,14 @@
 //! One call on its way: opened in the journal before it goes upstream, closed exactly once, however it ends.
 
-use std::{cell::RefCell, rc::Rc, time::Duration};
+use std::{
+    cell::RefCell,
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use tokio::{sync::Notify, time::Instant};
 
@@ -85,6 +93,32 @@ impl Drop for Desk {
     }
 }
 
+/// How far a stream is, for whoever looks from another thread. Written by its call alone.
+#[derive(Debug)]
+pub struct Progress {
+    events: AtomicU64,
+    /// Negative: not reported yet.
+    output_tokens: AtomicI64,
+}
+
+impl Default for Progress {
+    fn default() -> Self {
+        Self { events: AtomicU64::new(0), output_tokens: AtomicI64::new(-1) }
+    }
+}
+
+impl Progress {
+    /// Events so far.
+    pub fn events(&self) -> u64 {
+        self.events.load(Relaxed)
+    }
+
+    /// Output tokens that were reported so far, if any were.
+    pub fn output_tokens(&self) -> Option<i64> {
+        Some(self.output_tokens.load(Relaxed)).filter(|tokens| *tokens >= 0)
+    }
+}
+
 /// A call that is open. Dropped without [`OpenCall::close`], its client has gone.
 pub struct OpenCall {
     desk: Rc<Desk>,
@@ -96,6 +130,8 @@ pub struct OpenCall {
     events: u32,
     noted_events: u32,
     noted: Instant,
+    /// Set for streams.
+    progress: Option<Arc<Progress>>,
 }
 
 impl OpenCall {
@@ -114,7 +150,13 @@ impl OpenCall {
             events: 0,
             noted_events: 0,
             noted: started,
+            progress: None,
         })
+    }
+
+    /// From now on the call tells there how far it is.
+    pub fn shows(&mut self, progress: Arc<Progress>) {
+        self.progress = Some(progress);
     }
 
     /// Resolves when what was written is as durable as `usage.fsync` asks.
@@ -175,6 +217,10 @@ impl OpenCall {
 
     fn note_progress(&mut self) {
         self.events += 1;
+        if let Some(progress) = &self.progress {
+            progress.events.store(u64::from(self.events), Relaxed);
+            progress.output_tokens.store(self.reading.tokens.output.unwrap_or(-1), Relaxed);
+        }
         let due = self.events - self.noted_events >= PROGRESS_EVENTS
             || self.noted.elapsed() >= PROGRESS_TIME;
         if due

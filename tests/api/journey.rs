@@ -101,3 +101,8 @@ async fn every_page_is_accessible_small_and_whole_without_scripts() {
 async fn an_admin_imports_and_changes_prices() {
     passes("prices", 2).await;
 }
+
+#[actix_web::test]
+async fn an_admin_looks_after_people_streams_jobs_and_the_log() {
+    passes("admin", 4).await;
+}

@@ -9,6 +9,7 @@
     reason = "tests and their helpers"
 )]
 
+mod admin_pages;
 mod audit;
 mod auth;
 mod bedrock;
@@ -37,6 +38,7 @@ mod secrets;
 mod settings;
 mod sign_in;
 mod streams;
+mod streams_admin;
 mod summaries;
 mod tokens;
 mod usage;

@@ -117,6 +117,15 @@ impl Cell {
             ("DELETE", "/auth/sessions/{id}") | ("POST", "/sessions/{id}/end") => 404,
             (_, path) if path.contains("{key_id}") => 404,
             ("DELETE" | "POST", "/api/admin/users/{id}/sessions" | "/auth/logout") => 204,
+            // Nothing streams.
+            ("DELETE", "/api/admin/streams/{id}") => 404,
+            ("POST", "/admin/streams/{id}/cut") => 409,
+            (
+                "POST",
+                "/admin/users/{id}/state"
+                | "/admin/users/{id}/sessions/end"
+                | "/admin/jobs/{name}/run",
+            ) => 303,
             ("GET", "/auth/authorize/{provider}") => 302,
             ("DELETE", "/api/admin/costs/{region}/{model_id}") => 204,
             ("POST", "/api/admin/jobs/{name}/run") => 202,
@@ -228,6 +237,9 @@ fn fields(path: &str) -> Vec<(&'static str, &'static str)> {
             vec![("region", "*"), ("model_id", "acme.x"), ("input", "1"), ("action", "set")]
         }
         path if path.starts_with("/admin/costs/") => vec![("input", "2"), ("action", "set")],
+        path if path.starts_with("/admin/users/") && path.ends_with("/state") => {
+            vec![("state", "active")]
+        }
         _ => Vec::new(),
     }
 }
@@ -258,7 +270,7 @@ async fn walk(docs: bool) {
 
             let status = reply.status.as_u16();
             // The job may still be running for the cell before.
-            let runs = wanted == 202 && status == 409;
+            let runs = cell.path.ends_with("/run") && matches!(wanted, 202 | 303) && status == 409;
             if status != wanted && !runs {
                 wrong.push(format!(
                     "{} {} {credential:?}: {status}, not {wanted}: {reply:?}",

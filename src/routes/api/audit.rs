@@ -26,29 +26,29 @@ const COUNT_CAP: i64 = 10_000;
 const LONGEST_TYPE: usize = 64;
 
 /// Which events to list.
-#[derive(Debug, Deserialize, Apiv2Schema)]
+#[derive(Debug, Default, Deserialize, Apiv2Schema)]
 #[serde(deny_unknown_fields)]
 pub struct AuditQuery {
     /// Rows a page, 1 to 500. Default 50.
-    limit: Option<i64>,
+    pub limit: Option<i64>,
     /// Rows to pass over, up to 10000; beyond, use `cursor`.
-    offset: Option<i64>,
+    pub offset: Option<i64>,
     /// `next_cursor` of the page before.
-    cursor: Option<String>,
+    pub cursor: Option<String>,
     /// The person concerned.
-    user_id: Option<i64>,
+    pub user_id: Option<i64>,
     /// Such as sign_in, key_created, user_state_changed.
-    event_type: Option<String>,
+    pub event_type: Option<String>,
     /// false: refusals only.
-    success: Option<bool>,
+    pub success: Option<bool>,
     /// From this time on: RFC 3339, or a date (its start in UTC).
-    start_date: Option<String>,
+    pub start_date: Option<String>,
     /// Before this time.
-    end_date: Option<String>,
+    pub end_date: Option<String>,
 }
 
 /// Events, newest first.
-#[derive(Debug, Serialize, Apiv2Schema)]
+#[derive(Debug, Default, Serialize, Apiv2Schema)]
 pub struct AuditList {
     pub logs: Vec<AuditEntry>,
     /// Exact up to 10000; above, 10000 and `total_is_capped`.
@@ -62,23 +62,23 @@ pub struct AuditList {
 /// Who did what to which object, and how it went.
 #[derive(Debug, Serialize, Apiv2Schema)]
 pub struct AuditEntry {
-    id: i64,
+    pub id: i64,
     #[serde(serialize_with = "super::time")]
-    created_at: Timestamp,
-    event_type: String,
-    user_id: Option<i64>,
+    pub created_at: Timestamp,
+    pub event_type: String,
+    pub user_id: Option<i64>,
     /// user:7, operator, service or anonymous.
-    actor: String,
-    provider: Option<String>,
-    ip_address: Option<String>,
-    user_agent: Option<String>,
-    object: String,
-    success: bool,
-    error_code: Option<String>,
-    metadata: serde_json::Value,
-    request_id: Option<String>,
+    pub actor: String,
+    pub provider: Option<String>,
+    pub ip_address: Option<String>,
+    pub user_agent: Option<String>,
+    pub object: String,
+    pub success: bool,
+    pub error_code: Option<String>,
+    pub metadata: serde_json::Value,
+    pub request_id: Option<String>,
     /// SHA-256 over this event and the hash before it.
-    hash: String,
+    pub hash: String,
 }
 
 impl From<AuditLogEntry> for AuditEntry {
@@ -112,7 +112,11 @@ pub async fn list(
     query: Query<AuditQuery>,
     worker: Data<Worker>,
 ) -> Result<Json<AuditList>, ApiError> {
-    let query = query.into_inner();
+    listed(&worker, query.into_inner()).await.map(Json)
+}
+
+/// A page of events.
+pub async fn listed(worker: &Worker, query: AuditQuery) -> Result<AuditList, ApiError> {
     let page = Page::read(query.limit, query.offset, query.cursor.as_deref())?;
     let plain = |text: &String| {
         text.len() <= LONGEST_TYPE && text.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')
@@ -129,24 +133,24 @@ pub async fn list(
     let entries = AuditLogEntry::list(&mut conn, &filter, before, page.offset, page.limit).await?;
     let counted = AuditLogEntry::count(&mut conn, &filter, COUNT_CAP + 1).await?;
     let full = i64::try_from(entries.len()).is_ok_and(|count| count == page.limit);
-    Ok(Json(AuditList {
+    Ok(AuditList {
         next_cursor: entries.last().filter(|_| full).map(|last| write_cursor(last.id)),
         logs: entries.into_iter().map(AuditEntry::from).collect(),
         total: counted.min(COUNT_CAP),
         total_is_capped: counted > COUNT_CAP,
         limit: page.limit,
         offset: page.offset,
-    }))
+    })
 }
 
 /// Whether the log is whole.
 #[derive(Debug, Serialize, Apiv2Schema)]
 pub struct AuditVerdict {
-    ok: bool,
+    pub ok: bool,
     /// Events that were looked at.
-    checked: u64,
+    pub checked: u64,
     /// The first that is not what was written, or is missing.
-    first_bad_id: Option<i64>,
+    pub first_bad_id: Option<i64>,
 }
 
 /// Is the log what was written?
@@ -154,10 +158,15 @@ pub struct AuditVerdict {
 /// Walks the chain of hashes. An event that was changed, removed or put in shows.
 #[api_v2_operation(tags(Administration), operation_id = "verifyAuditLogs")]
 pub async fn verify(_admin: Admin, worker: Data<Worker>) -> Result<Json<AuditVerdict>, ApiError> {
+    verdict(&worker).await.map(Json)
+}
+
+/// Whether the log is whole.
+pub async fn verdict(worker: &Worker) -> Result<AuditVerdict, ApiError> {
     let verdict = audit::verify(&mut worker.shared.pool.reader().await?).await?;
-    Ok(Json(AuditVerdict {
+    Ok(AuditVerdict {
         ok: verdict.first_bad_id.is_none(),
         checked: verdict.checked,
         first_bad_id: verdict.first_bad_id,
-    }))
+    })
 }

@@ -10,6 +10,7 @@ use serde_json::json;
 
 use crate::{
     actors::summary::Start,
+    auth::Identity,
     db::{
         self, Timestamp,
         audit::{self, Event},
@@ -34,38 +35,38 @@ pub struct JobList {
 /// One job, and how it went last.
 #[derive(Debug, Serialize, Apiv2Schema)]
 pub struct JobEntry {
-    name: &'static str,
-    description: &'static str,
+    pub name: &'static str,
+    pub description: &'static str,
     /// A cron expression.
-    schedule: String,
+    pub schedule: String,
     /// Of the schedule.
-    timezone: String,
+    pub timezone: String,
     /// false: nothing runs by itself (jobs.enabled).
-    enabled: bool,
+    pub enabled: bool,
     #[serde(serialize_with = "super::time_or_null")]
-    next_run_at: Option<Timestamp>,
-    last_run: Option<RunEntry>,
+    pub next_run_at: Option<Timestamp>,
+    pub last_run: Option<RunEntry>,
 }
 
 /// One run.
 #[derive(Debug, Serialize, Apiv2Schema)]
 pub struct RunEntry {
-    run_id: i64,
+    pub run_id: i64,
     #[serde(serialize_with = "super::time")]
-    started_at: Timestamp,
+    pub started_at: Timestamp,
     /// null: it runs.
     #[serde(serialize_with = "super::time_or_null")]
-    finished_at: Option<Timestamp>,
+    pub finished_at: Option<Timestamp>,
     /// success, failed, stopped (by a shutdown), interrupted (its process died) or running.
-    outcome: String,
+    pub outcome: String,
     /// Rows that it changed.
-    rows: Option<i64>,
-    message: Option<String>,
+    pub rows: Option<i64>,
+    pub message: Option<String>,
     /// Who ran it.
-    instance: String,
+    pub instance: String,
     /// The time of the schedule that it was for; null = somebody asked for it.
     #[serde(serialize_with = "super::time_or_null")]
-    slot: Option<Timestamp>,
+    pub slot: Option<Timestamp>,
 }
 
 impl From<JobRun> for RunEntry {
@@ -88,6 +89,11 @@ impl From<JobRun> for RunEntry {
 /// When, and how it went last, on whichever instance.
 #[api_v2_operation(tags(Administration), operation_id = "listJobs")]
 pub async fn list(_admin: Admin, worker: Data<Worker>) -> Result<Json<JobList>, ApiError> {
+    Ok(Json(JobList { jobs: all(&worker).await? }))
+}
+
+/// All jobs, as they stand.
+pub async fn all(worker: &Worker) -> Result<Vec<JobEntry>, ApiError> {
     let rules = &worker.shared.jobs;
     let mut conn = worker.shared.pool.reader().await?;
     let standing = jobs::standing(&mut conn, rules, db::now()).await?;
@@ -100,7 +106,7 @@ pub async fn list(_admin: Admin, worker: Data<Worker>) -> Result<Json<JobList>, 
         next_run_at: standing.next_run_at,
         last_run: standing.last_run.map(RunEntry::from),
     };
-    Ok(Json(JobList { jobs: standing.into_iter().map(entry).collect() }))
+    Ok(standing.into_iter().map(entry).collect())
 }
 
 /// Nothing can be said of a run: what is said all the same is refused, rather than not heeded.
@@ -121,12 +127,23 @@ pub async fn run(
     worker: Data<Worker>,
 ) -> Result<HttpResponse, ApiError> {
     body.read().await?;
-    let Some(job) = Job::named(&path) else {
+    let run_id = start(&request, &worker, &admin.0, &path).await?;
+    Ok(HttpResponse::Accepted().json(json!({ "run_id": run_id })))
+}
+
+/// Starts a job. Answers the run's id.
+pub async fn start(
+    request: &HttpRequest,
+    worker: &Worker,
+    by: &Identity,
+    name: &str,
+) -> Result<i64, ApiError> {
+    let Some(job) = Job::named(name) else {
         let names: Vec<&str> = Job::ALL.into_iter().map(Job::name).collect();
         let message = format!("There is no such job; there are {}.", names.join(", "));
         return Err(ApiError::new(Code::NotFound, message));
     };
-    let origin = surface::origin(&request, Some(&admin.0));
+    let origin = surface::origin(request, Some(by));
     let event = Event {
         object: format!("job:{}", job.name()),
         ..Event::new(db::now(), "job_run_asked", &origin)
@@ -137,7 +154,7 @@ pub async fn run(
         ApiError::new(Code::Internal, "The job could not be started.").caused_by(error)
     })?;
     match started {
-        Ok(run_id) => Ok(HttpResponse::Accepted().json(json!({ "run_id": run_id }))),
+        Ok(run_id) => Ok(run_id),
         Err(JobError::Running { holder, .. }) => {
             let message = format!("This job runs already, on {holder}.");
             Err(ApiError::new(Code::Conflict, message))

@@ -37,21 +37,21 @@ const LONGEST_OVERLAP: i64 = 604_800;
 /// A key as it is kept: never the key itself.
 #[derive(Debug, Serialize, Apiv2Schema)]
 pub struct KeyEntry {
-    id: i64,
-    name: String,
+    pub id: i64,
+    pub name: String,
     /// Its last four characters.
-    hint: String,
+    pub hint: String,
     #[serde(serialize_with = "super::time")]
-    created_at: Timestamp,
+    pub created_at: Timestamp,
     #[serde(serialize_with = "super::time_or_null")]
-    last_used_at: Option<Timestamp>,
+    pub last_used_at: Option<Timestamp>,
     /// null: never.
     #[serde(serialize_with = "super::time_or_null")]
-    expires_at: Option<Timestamp>,
+    pub expires_at: Option<Timestamp>,
     #[serde(serialize_with = "super::time_or_null")]
-    revoked_at: Option<Timestamp>,
+    pub revoked_at: Option<Timestamp>,
     /// active, expired or revoked.
-    status: &'static str,
+    pub status: &'static str,
 }
 
 impl KeyEntry {
@@ -70,7 +70,7 @@ impl KeyEntry {
 }
 
 /// Keys, newest first.
-#[derive(Debug, Serialize, Apiv2Schema)]
+#[derive(Debug, Default, Serialize, Apiv2Schema)]
 pub struct KeyList {
     pub keys: Vec<KeyEntry>,
     pub total: i64,
@@ -81,15 +81,15 @@ pub struct KeyList {
 }
 
 /// Which part of a list.
-#[derive(Debug, Deserialize, Apiv2Schema)]
+#[derive(Debug, Default, Deserialize, Apiv2Schema)]
 #[serde(deny_unknown_fields)]
 pub struct PageQuery {
     /// Rows a page, 1 to 500. Default 50.
-    limit: Option<i64>,
+    pub limit: Option<i64>,
     /// Rows to pass over, up to 10000; beyond, use `cursor`.
-    offset: Option<i64>,
+    pub offset: Option<i64>,
     /// `next_cursor` of the page before.
-    cursor: Option<String>,
+    pub cursor: Option<String>,
 }
 
 /// What a key is to be.
@@ -237,7 +237,7 @@ pub async fn list(
 }
 
 /// A page of somebody's keys.
-pub(super) async fn of_person(
+pub async fn of_person(
     worker: &Worker,
     user_id: i64,
     query: PageQuery,
@@ -354,7 +354,7 @@ pub async fn revoke(
 }
 
 /// Revokes a key of somebody's.
-pub(super) async fn revoke_of(
+pub async fn revoke_of(
     request: &HttpRequest,
     worker: &Worker,
     by: &Identity,

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     db::{
-        self, Conn, Timestamp,
+        self, Conn, DbError, Timestamp,
         levels::{self, Level, Levels},
         period::Period,
         summaries::{
@@ -133,7 +133,6 @@ pub struct Summary {
 impl Summary {
     fn new(period_type: &'static str, period_end: Timestamp, group: Group, sums: Measures) -> Self {
         let average = |sum: i64, count: i64| (count > 0).then(|| (sum + count / 2) / count);
-        let priced = sums.unpriced == 0 || sums.cost_nano_usd > 0;
         Self {
             period_type,
             period_start: group.period_start,
@@ -153,11 +152,30 @@ impl Summary {
             total_tokens: sums.tokens(),
             avg_response_time_ms: average(sums.duration_ms, sums.duration_count),
             avg_time_to_first_byte_ms: average(sums.first_byte_ms, sums.first_byte_count),
-            total_cost_usd: priced.then(|| dollars(sums.cost_nano_usd)),
+            total_cost_usd: cost(&sums).map(dollars),
             unpriced_requests: sums.unpriced,
             estimated_requests: sums.estimated,
         }
     }
+}
+
+/// The cost of the calls whose cost is known; `None` = of none that cost anything.
+pub fn cost(sums: &Measures) -> Option<i64> {
+    (sums.unpriced == 0 || sums.cost_nano_usd > 0).then_some(sums.cost_nano_usd)
+}
+
+/// What somebody used of each model since `start`.
+pub async fn by_model_since(
+    conn: &mut Conn,
+    user_id: i64,
+    start: Timestamp,
+) -> Result<Vec<(String, Measures)>, DbError> {
+    let levels = levels::read(conn).await?;
+    let selection = Selection::new(Some(user_id), None, &[Dimension::Model]);
+    let end = Period::Hourly.next(Period::Hourly.floor(db::now()));
+    let (start, end) = read::widened(&levels, start, end);
+    let groups = read::total(conn, &levels, &selection, start, end).await?;
+    Ok(groups.into_iter().map(|(group, sums)| (group.model_id.unwrap_or_default(), sums)).collect())
 }
 
 /// Summaries of your own usage

@@ -14,6 +14,7 @@ use super::{
     page::{Page, write_cursor},
 };
 use crate::{
+    auth::Identity,
     db::{
         self, Conn, Timestamp,
         api_keys::ApiKeyRecord,
@@ -38,27 +39,27 @@ const LONGEST_SEARCH: usize = 200;
 /// A person.
 #[derive(Debug, Serialize, Apiv2Schema)]
 pub struct UserEntry {
-    id: i64,
-    provider: String,
+    pub id: i64,
+    pub provider: String,
     /// Who it is at the provider.
-    provider_user_id: String,
-    email: Option<String>,
-    email_verified: bool,
-    display_name: Option<String>,
+    pub provider_user_id: String,
+    pub email: Option<String>,
+    pub email_verified: bool,
+    pub display_name: Option<String>,
     /// active, disabled or expired (the provider vouches no more; a sign-in ends that).
-    state: String,
-    admin: bool,
+    pub state: String,
+    pub admin: bool,
     #[serde(serialize_with = "super::time")]
-    created_at: Timestamp,
+    pub created_at: Timestamp,
     #[serde(serialize_with = "super::time")]
-    updated_at: Timestamp,
+    pub updated_at: Timestamp,
     #[serde(serialize_with = "super::time_or_null")]
-    last_login_at: Option<Timestamp>,
-    active_keys: i64,
+    pub last_login_at: Option<Timestamp>,
+    pub active_keys: i64,
 }
 
 /// People.
-#[derive(Debug, Serialize, Apiv2Schema)]
+#[derive(Debug, Default, Serialize, Apiv2Schema)]
 pub struct UserList {
     pub users: Vec<UserEntry>,
     /// Exact up to 10000; above, 10000 and `total_is_capped`.
@@ -111,27 +112,8 @@ pub async fn list(
     worker: Data<Worker>,
 ) -> Result<Json<UserList>, ApiError> {
     let UserQuery { limit, offset, cursor, sort, order, state } = query.into_inner();
-    let page = Page::read(limit, offset, cursor.as_deref())?;
-    let sort = match sort.as_deref() {
-        None | Some("created_at") => Sort::CreatedAt,
-        Some("email") => Sort::Email,
-        Some("last_login_at") => Sort::LastLoginAt,
-        Some(_) => {
-            let message = "sort must be email, created_at or last_login_at.";
-            return Err(ApiError::parameter("sort", message));
-        }
-    };
-    let ascending = match order.as_deref() {
-        None => sort == Sort::Email,
-        Some("asc") => true,
-        Some("desc") => false,
-        Some(_) => return Err(ApiError::parameter("order", "order must be asc or desc.")),
-    };
-    if state.as_deref().is_some_and(|state| !["active", "disabled", "expired"].contains(&state)) {
-        let message = "state must be active, disabled or expired.";
-        return Err(ApiError::parameter("state", message));
-    }
-    show(&worker, &Filter { state, text: None, sort, ascending }, &page).await
+    let asked = Asked { text: None, sort, order, state, limit, offset, cursor };
+    find(&worker, asked).await.map(Json)
 }
 
 /// Look for people
@@ -144,31 +126,70 @@ pub async fn search(
     worker: Data<Worker>,
 ) -> Result<Json<UserList>, ApiError> {
     let SearchQuery { q, limit, offset, cursor } = query.into_inner();
-    let page = Page::read(limit, offset, cursor.as_deref())?;
-    let text = q.trim().to_lowercase();
-    // A NUL is no text to Postgres.
-    if text.is_empty() || text.chars().count() > LONGEST_SEARCH || text.contains('\0') {
-        return Err(ApiError::parameter("q", "q must have 1 to 200 characters."));
-    }
-    let filter = Filter { text: Some(text), sort: Sort::Email, ascending: true, state: None };
-    show(&worker, &filter, &page).await
+    let asked = Asked { text: Some(q), limit, offset, cursor, ..Asked::default() };
+    find(&worker, asked).await.map(Json)
 }
 
-async fn show(worker: &Worker, filter: &Filter, page: &Page) -> Result<Json<UserList>, ApiError> {
+/// Whom to look for, as it was asked.
+#[derive(Debug, Default)]
+pub struct Asked {
+    /// A part of an address, a name, or of who it is at the provider.
+    pub text: Option<String>,
+    pub sort: Option<String>,
+    pub order: Option<String>,
+    pub state: Option<String>,
+    pub limit: Option<i64>,
+    pub offset: Option<i64>,
+    pub cursor: Option<String>,
+}
+
+/// A page of people. Those who are looked for come by their address unless asked otherwise, all others by when they came.
+pub async fn find(worker: &Worker, asked: Asked) -> Result<UserList, ApiError> {
+    let page = Page::read(asked.limit, asked.offset, asked.cursor.as_deref())?;
+    let text = asked.text.map(|text| text.trim().to_lowercase());
+    // A NUL is no text to Postgres.
+    let unfit = |text: &String| {
+        text.is_empty() || text.chars().count() > LONGEST_SEARCH || text.contains('\0')
+    };
+    if text.as_ref().is_some_and(unfit) {
+        return Err(ApiError::parameter("q", "q must have 1 to 200 characters."));
+    }
+    let sort = match asked.sort.as_deref() {
+        None if text.is_some() => Sort::Email,
+        None | Some("created_at") => Sort::CreatedAt,
+        Some("email") => Sort::Email,
+        Some("last_login_at") => Sort::LastLoginAt,
+        Some(_) => {
+            let message = "sort must be email, created_at or last_login_at.";
+            return Err(ApiError::parameter("sort", message));
+        }
+    };
+    let ascending = match asked.order.as_deref() {
+        None => sort == Sort::Email,
+        Some("asc") => true,
+        Some("desc") => false,
+        Some(_) => return Err(ApiError::parameter("order", "order must be asc or desc.")),
+    };
+    let state = asked.state;
+    if state.as_deref().is_some_and(|state| !["active", "disabled", "expired"].contains(&state)) {
+        let message = "state must be active, disabled or expired.";
+        return Err(ApiError::parameter("state", message));
+    }
+    let filter = Filter { state, text, sort, ascending };
     // The cursor is a place: people are few, and sorted by what may be equal or absent.
     let place = page.number()?.unwrap_or(page.offset);
     let mut conn = worker.shared.pool.reader().await?;
-    let users = UserRecord::page(&mut conn, filter, place, page.limit).await?;
-    let total = UserRecord::count(&mut conn, filter).await?;
+    let users = UserRecord::page(&mut conn, &filter, place, page.limit).await?;
+    let total = UserRecord::count(&mut conn, &filter).await?;
     let next = place + page.limit;
-    Ok(Json(UserList {
+    Ok(UserList {
         users: entries(&mut conn, users).await?,
         total: total.min(COUNT_CAP),
         total_is_capped: total > COUNT_CAP,
         limit: page.limit,
         offset: page.offset,
         next_cursor: (next < total).then(|| write_cursor(next)),
-    }))
+    })
 }
 
 async fn entries(conn: &mut Conn, users: Vec<UserRecord>) -> Result<Vec<UserEntry>, ApiError> {
@@ -196,8 +217,14 @@ fn nobody() -> ApiError {
     ApiError::new(Code::NotFound, "There is no such person.")
 }
 
-async fn one(conn: &mut Conn, user: UserRecord) -> Result<Json<UserEntry>, ApiError> {
-    entries(conn, vec![user]).await?.pop().map(Json).ok_or_else(nobody)
+async fn one(conn: &mut Conn, user: UserRecord) -> Result<UserEntry, ApiError> {
+    entries(conn, vec![user]).await?.pop().ok_or_else(nobody)
+}
+
+/// The person with this id.
+pub async fn known(conn: &mut Conn, id: i64) -> Result<UserEntry, ApiError> {
+    let user = UserRecord::find(conn, id).await?.ok_or_else(nobody)?;
+    one(conn, user).await
 }
 
 /// One person
@@ -210,8 +237,7 @@ pub async fn show_one(
     worker: Data<Worker>,
 ) -> Result<Json<UserEntry>, ApiError> {
     let mut conn = worker.shared.pool.reader().await?;
-    let user = UserRecord::find(&mut conn, path.into_inner()).await?.ok_or_else(nobody)?;
-    one(&mut conn, user).await
+    known(&mut conn, path.into_inner()).await.map(Json)
 }
 
 /// What a person's state is to be.
@@ -234,14 +260,24 @@ pub async fn set_state(
     worker: Data<Worker>,
 ) -> Result<Json<UserEntry>, ApiError> {
     let state = body.read().await?.state;
-    if !["active", "disabled"].contains(&state.as_str()) {
+    change_state(&request, &worker, &admin.0, path.into_inner(), &state).await.map(Json)
+}
+
+/// Lets a person in, or locks them out.
+pub async fn change_state(
+    request: &HttpRequest,
+    worker: &Worker,
+    by: &Identity,
+    id: i64,
+    state: &str,
+) -> Result<UserEntry, ApiError> {
+    if !["active", "disabled"].contains(&state) {
         return Err(ApiError::parameter("state", "state must be active or disabled."));
     }
-    let origin = surface::origin(&request, Some(&admin.0));
-    let (id, now) = (path.into_inner(), db::now());
+    let (origin, now) = (surface::origin(request, Some(by)), db::now());
     let changed = {
         let mut conn = worker.shared.pool.writer().await?;
-        UserRecord::set_state(&mut conn, id, &state, true, now, &origin).await
+        UserRecord::set_state(&mut conn, id, state, true, now, &origin).await
     };
     let user = changed.map_err(|error| match error {
         PersonError::Unknown => nobody(),
@@ -252,7 +288,7 @@ pub async fn set_state(
         PersonError::Disabled => ApiError::new(Code::Conflict, "This person is disabled."),
         PersonError::Db(error) => error.into(),
     })?;
-    surface::revalidate(&worker).await;
+    surface::revalidate(worker).await;
     one(&mut worker.shared.pool.reader().await?, user).await
 }
 
@@ -295,13 +331,24 @@ pub async fn end_sessions(
     path: Path<i64>,
     worker: Data<Worker>,
 ) -> Result<HttpResponse, ApiError> {
-    let (id, origin) = (path.into_inner(), surface::origin(&request, Some(&admin.0)));
+    end_sessions_of(&request, &worker, &admin.0, path.into_inner()).await?;
+    Ok(HttpResponse::NoContent().finish())
+}
+
+/// Ends all of a person's sessions.
+pub async fn end_sessions_of(
+    request: &HttpRequest,
+    worker: &Worker,
+    by: &Identity,
+    id: i64,
+) -> Result<(), ApiError> {
+    let origin = surface::origin(request, Some(by));
     {
         let mut conn = worker.shared.pool.writer().await?;
         UserRecord::find(&mut conn, id).await?.ok_or_else(nobody)?;
         let event = Event::new(db::now(), "sessions_ended_by_admin", &origin);
         SessionRecord::end(&mut conn, id, None, event).await?;
     }
-    surface::revalidate(&worker).await;
-    Ok(HttpResponse::NoContent().finish())
+    surface::revalidate(worker).await;
+    Ok(())
 }

@@ -68,12 +68,22 @@ pub async fn of_person(
     worker: &Worker,
     identity: &Identity,
 ) -> Result<Vec<SessionEntry>, ApiError> {
+    live_of(conn, worker, identity.user_id, identity.credential.session_id()).await
+}
+
+/// A person's live sessions, the last seen first; `current` is the one that asks.
+pub async fn live_of(
+    conn: &mut Conn,
+    worker: &Worker,
+    user_id: i64,
+    current: Option<&str>,
+) -> Result<Vec<SessionEntry>, ApiError> {
     let now = db::now();
-    let mut sessions = SessionRecord::live(conn, identity.user_id, now, LISTED).await?;
+    let mut sessions = SessionRecord::live(conn, user_id, now, LISTED).await?;
     let idle = worker.shared.keys.session_idle;
     sessions.retain(|session| session.kind != "browser" || now - session.last_seen_at < idle);
     let entry = |session: SessionRecord| SessionEntry {
-        current: identity.credential.session_id() == Some(session.id.as_str()),
+        current: current == Some(session.id.as_str()),
         id: session.id,
         kind: session.kind,
         created_at: session.created_at,

@@ -28,7 +28,7 @@ struct SessionsPage {
 /// What was just done.
 #[derive(Deserialize)]
 pub struct Done {
-    done: Option<String>,
+    pub done: Option<String>,
 }
 
 /// `GET /sessions`

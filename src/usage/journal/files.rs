@@ -73,6 +73,11 @@ impl Directory {
         self.bytes.load(SeqCst)
     }
 
+    /// The most that they may take.
+    pub fn max_bytes(&self) -> u64 {
+        self.max_bytes
+    }
+
     /// Calls that are open, or closed and not yet in the database.
     pub fn depth(&self) -> u64 {
         self.depth.load(SeqCst)
