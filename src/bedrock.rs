@@ -122,6 +122,11 @@ impl Endpoints {
         Self { all, rules }
     }
 
+    /// The region where a call goes that chooses none.
+    pub fn home(&self) -> &str {
+        self.all.first().map_or("", |endpoint| &endpoint.region)
+    }
+
     /// Where a model is called; only an ARN can choose, and only among these (SEC-63).
     pub fn of(&self, model: &ModelId) -> Option<&Endpoint> {
         match model.region() {

@@ -83,6 +83,36 @@ impl Place {
     }
 }
 
+/// All of them, in the order of the menu; the first are everybody's own.
+const PLACES: [Place; 13] = [
+    Place::Overview,
+    Place::Connect,
+    Place::Keys,
+    Place::Usage,
+    Place::Sessions,
+    Place::AdminOverview,
+    Place::AdminUsers,
+    Place::AdminUsage,
+    Place::AdminCosts,
+    Place::AdminStreams,
+    Place::AdminJobs,
+    Place::AdminAudit,
+    Place::AdminHealth,
+];
+const OWN: usize = 5;
+
+impl Place {
+    /// The place in the menu that a path is below.
+    pub fn of(path: &str) -> Self {
+        let below = |place: &&Self| {
+            let rest = path.strip_prefix(place.href());
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        };
+        let nearest = PLACES.iter().filter(below).max_by_key(|place| place.href().len());
+        nearest.copied().unwrap_or(Self::Overview)
+    }
+}
+
 /// What stands around every page of somebody who is signed in.
 #[derive(Debug, Default)]
 pub struct Shell {
@@ -95,21 +125,12 @@ pub struct Shell {
 }
 
 impl Shell {
-    pub fn own(&self) -> [Place; 5] {
-        [Place::Overview, Place::Connect, Place::Keys, Place::Usage, Place::Sessions]
+    pub fn own(&self) -> impl Iterator<Item = Place> {
+        PLACES.into_iter().take(OWN)
     }
 
-    pub fn for_admins(&self) -> [Place; 8] {
-        [
-            Place::AdminOverview,
-            Place::AdminUsers,
-            Place::AdminUsage,
-            Place::AdminCosts,
-            Place::AdminStreams,
-            Place::AdminJobs,
-            Place::AdminAudit,
-            Place::AdminHealth,
-        ]
+    pub fn for_admins(&self) -> impl Iterator<Item = Place> {
+        PLACES.into_iter().skip(OWN)
     }
 
     pub fn with_notice(self, notice: Option<&'static str>) -> Self {
@@ -165,9 +186,56 @@ pub struct DecidedPage<'a> {
 pub struct ErrorPage<'a> {
     pub title: &'a str,
     pub message: &'a str,
+    /// What to do about it.
+    pub advice: &'a str,
     pub request_id: &'a str,
     /// Whether it is signing in that helps.
     pub sign_in: bool,
+}
+
+/// What was typed into a form that was not accepted because of who sent it.
+#[derive(Debug, Clone)]
+pub struct Kept {
+    /// Where it was sent, and is to be sent again.
+    pub path: String,
+    pub multipart: bool,
+    /// A page to be led to after signing in.
+    pub back: &'static str,
+    pub fields: Vec<(String, String)>,
+    /// Fields that are too large to be kept.
+    pub left_out: Vec<String>,
+    /// Somebody is signed in, and may send it.
+    pub again: Option<Again>,
+}
+
+/// With what a form is accepted.
+#[derive(Debug, Clone)]
+pub struct Again {
+    pub person: String,
+    pub csrf_token: String,
+}
+
+/// A form is kept while somebody signs in again.
+#[derive(Template)]
+#[template(path = "kept.html")]
+pub struct KeptPage<'a> {
+    pub kept: &'a Kept,
+    pub request_id: &'a str,
+}
+
+impl KeptPage<'_> {
+    /// The fields that people fill in, with the names that they have in words.
+    fn shown(&self) -> impl Iterator<Item = (String, &str)> {
+        let filled = |(name, value): &&(String, String)| name != "form" && !value.is_empty();
+        self.kept.fields.iter().filter(filled).map(|(name, value)| (in_words(name), value.as_str()))
+    }
+}
+
+/// The name of a field as people read it: `expires_in_days` is `Expires in days`.
+fn in_words(name: &str) -> String {
+    let mut letters = name.chars();
+    let first = letters.next().map(|letter| letter.to_uppercase().to_string()).unwrap_or_default();
+    format!("{first}{}", letters.as_str().replace('_', " "))
 }
 
 /// An answer that shows a page.

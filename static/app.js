@@ -11,22 +11,32 @@ function tellTimes(within) {
   }
 }
 
+// As if a person had selected it and pressed the keys: that needs no leave, and works over plain http, too. Where it
+// fails, the text is selected all the same, and a key press away.
+function copy(source) {
+  const text = source.value ?? source.textContent;
+  if (source.select) source.select();
+  else getSelection().selectAllChildren(source);
+  const put = (event) => {
+    event.clipboardData.setData("text/plain", text);
+    event.preventDefault();
+  };
+  document.addEventListener("copy", put);
+  try {
+    return document.execCommand("copy");
+  } finally {
+    document.removeEventListener("copy", put);
+  }
+}
+
 // A button that copies the text of another element.
 function offerCopies(within) {
   for (const button of within.querySelectorAll("button[data-copy]")) {
     button.hidden = false;
     const plain = button.textContent;
-    button.addEventListener("click", async () => {
+    button.addEventListener("click", () => {
       const source = document.getElementById(button.dataset.copy);
-      try {
-        await navigator.clipboard.writeText(source.value ?? source.textContent);
-        button.textContent = "Copied";
-      } catch {
-        // Without leave, or over plain http: the text is selected, and a key press away.
-        if (source.select) source.select();
-        else getSelection().selectAllChildren(source);
-        button.textContent = "Press Ctrl+C";
-      }
+      button.textContent = copy(source) ? "Copied" : "Press Ctrl+C";
       setTimeout(() => (button.textContent = plain), 2000);
     });
   }
@@ -45,6 +55,7 @@ function tidyFilters(within) {
 // One click is enough: a form that is on its way is not sent again.
 function sendOnce(within) {
   for (const form of within.querySelectorAll("form[method=post]")) {
+    if (form.target) continue; // it leaves this page where it is
     form.addEventListener("submit", (event) => {
       if (form.dataset.sent) return event.preventDefault();
       form.dataset.sent = "yes";

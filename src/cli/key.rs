@@ -117,7 +117,7 @@ pub async fn create(
         metadata: json!({ "name": name, "expires_at": expires_at.map(|end| end.and_utc().to_rfc3339()) }),
         ..Event::new(now, "key_created", &origin)
     };
-    ApiKeyRecord::create(conn, &new, i64::from(rules.max_keys_per_user), event).await?;
+    ApiKeyRecord::create(conn, &new, i64::from(rules.max_keys_per_user), None, event).await?;
     Ok(key)
 }
 

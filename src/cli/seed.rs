@@ -231,7 +231,7 @@ async fn create(
             metadata: json!({ "name": name, "sample": true }),
             ..Event::new(now, "key_created", &origin)
         };
-        match ApiKeyRecord::create(conn, &new, i64::MAX, event).await {
+        match ApiKeyRecord::create(conn, &new, i64::MAX, None, event).await {
             Ok(key) => key_ids.push(key.id),
             Err(CreateError::Db(error)) => return Err(error),
             // Whoever has left makes no more keys; the calls then come without one.

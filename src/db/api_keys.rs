@@ -7,7 +7,8 @@ use super::{
     Conn, DbError, Timestamp,
     audit::{self, Append, Event, Origin},
     in_audited_transaction, on_conn,
-    schema::{api_keys, users},
+    one_time_codes::{Form, note_made_within, use_form_within},
+    schema::{api_keys, one_time_codes, users},
     steps::Steps,
     users::UserRecord,
 };
@@ -48,6 +49,8 @@ pub enum CreateError {
     Unknown,
     #[error("the person has {0} live keys already, the most allowed")]
     TooMany(i64),
+    #[error("the form was used before")]
+    Used,
     #[error(transparent)]
     Db(#[from] DbError),
 }
@@ -123,19 +126,27 @@ impl ApiKeyRecord {
         Ok(on_conn!(conn, c => query.load(c).await)?)
     }
 
-    /// Adds a key with its audit event, unless the owner has `most` live ones; counted in the same transaction.
+    /// Adds a key with its audit event, unless the owner has `most` live ones; counted in the same transaction. So is
+    /// the form used up that asks for it, if it is one: a key that was not made can be asked for again.
     ///
     /// # Errors
-    /// [`CreateError::TooMany`], or the database's.
+    /// [`CreateError::TooMany`], [`CreateError::Used`], or the database's.
     pub async fn create(
         conn: &mut Conn,
         new: &NewApiKey<'_>,
         most: i64,
+        form: Option<&Form>,
         event: Event<'_>,
     ) -> Result<Self, CreateError> {
         in_audited_transaction!(conn, c => {
+            if let Some(form) = form && !use_form_within!(c, form, event.at) {
+                return Err(CreateError::Used);
+            }
             let key = insert_within!(c, new, most);
             let object = format!("api_key:{}", key.id);
+            if let Some(form) = form {
+                note_made_within!(c, form, &object);
+            }
             c.append(Event { object, ..event }).await?;
             Ok(key)
         })
@@ -225,17 +236,21 @@ impl ApiKeyRecord {
     /// ended, if that is sooner). Both count until then. The name of `new` is that of the old one.
     ///
     /// # Errors
-    /// [`CreateError::Unknown`], [`CreateError::TooMany`], or the database's.
+    /// [`CreateError::Unknown`], [`CreateError::TooMany`], [`CreateError::Used`], or the database's.
     pub async fn rotate(
         conn: &mut Conn,
         id: i64,
         old_ends: Timestamp,
         new: &NewApiKey<'_>,
         most: i64,
+        form: Option<&Form>,
         event: Event<'_>,
     ) -> Result<Self, CreateError> {
         in_audited_transaction!(conn, c => {
             let now = event.at;
+            if let Some(form) = form && !use_form_within!(c, form, now) {
+                return Err(CreateError::Used);
+            }
             let old: Option<Self> = live_keys_of!(new.user_id, now)
                 .filter(api_keys::id.eq(id))
                 .select(Self::as_select())
@@ -265,6 +280,9 @@ impl ApiKeyRecord {
                 "expires_at": key.expires_at.map(|end| end.and_utc().to_rfc3339()),
             });
             let object = format!("api_key:{}", key.id);
+            if let Some(form) = form {
+                note_made_within!(c, form, &object);
+            }
             c.append(Event { object, metadata, ..event.clone() }).await?;
             if ends_at_once {
                 c.append(Event {
@@ -345,6 +363,17 @@ impl ApiKeyRecord {
             }
             Ok::<bool, DbError>(changed > 0)
         })
+    }
+
+    /// One of a person's keys, whatever became of it.
+    pub async fn of_person(
+        conn: &mut Conn,
+        user_id: i64,
+        id: i64,
+    ) -> Result<Option<Self>, DbError> {
+        let query = api_keys::table.find(id).filter(api_keys::user_id.eq(user_id));
+        let found = on_conn!(conn, c => query.select(Self::as_select()).first(c).await.optional());
+        Ok(found?)
     }
 
     /// Whether a person has a key with this id.

@@ -1,5 +1,5 @@
-//! Secrets that work once and for minutes, by digest: states of sign-ins that came back, codes for the command line,
-//! and device codes.
+//! Secrets that work once, by digest: states of sign-ins and forms that came back, codes for the command line, and device
+//! codes. A form is kept as a state is: from the moment when it is used up.
 
 use chrono::TimeDelta;
 use diesel::prelude::*;
@@ -52,6 +52,15 @@ pub struct NewCode<'a> {
     pub user_agent: Option<&'a str>,
 }
 
+/// A form that may be used once, by somebody.
+#[derive(Debug, Clone)]
+pub struct Form {
+    pub user_id: i64,
+    pub digest: Vec<u8>,
+    /// Until when it is remembered that it was used.
+    pub until: Timestamp,
+}
+
 /// What a device is told when it asks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Poll {
@@ -75,7 +84,51 @@ macro_rules! waiting {
     };
 }
 
+/// Inside a transaction: uses a form up. Answers whether it was not used before: of any number of callers, one is told
+/// so, and the others wait for it to be kept or given back.
+macro_rules! use_form_within {
+    ($c:expr, $form:expr, $now:expr) => {{
+        let form: &$crate::db::one_time_codes::Form = $form;
+        diesel::insert_into(one_time_codes::table)
+            .values((
+                one_time_codes::digest.eq(&form.digest),
+                one_time_codes::kind.eq("state"),
+                one_time_codes::user_id.eq(form.user_id),
+                one_time_codes::created_at.eq($now),
+                one_time_codes::expires_at.eq(form.until),
+                one_time_codes::used_at.eq($now),
+                one_time_codes::poll_seconds.eq(0),
+            ))
+            .on_conflict(one_time_codes::digest)
+            .do_nothing()
+            .execute($c)
+            .await?
+            > 0
+    }};
+}
+/// Inside the same transaction: notes what was made of a form.
+macro_rules! note_made_within {
+    ($c:expr, $form:expr, $made:expr) => {{
+        let form: &$crate::db::one_time_codes::Form = $form;
+        diesel::update(one_time_codes::table.find(&form.digest))
+            .set(one_time_codes::session_id.eq($made))
+            .execute($c)
+            .await?;
+    }};
+}
+pub(super) use {note_made_within, use_form_within};
+
 impl OneTimeCode {
+    /// What was made of a form, such as `api_key:7`; `None` if it was not used yet.
+    pub async fn made_of(conn: &mut Conn, form: &Form) -> Result<Option<String>, DbError> {
+        let query = one_time_codes::table
+            .find(&form.digest)
+            .filter(one_time_codes::user_id.eq(form.user_id))
+            .select(one_time_codes::session_id);
+        let made: Option<Option<String>> = on_conn!(conn, c => query.first(c).await.optional())?;
+        Ok(made.map(Option::unwrap_or_default))
+    }
+
     /// Marks a state as used. Answers whether it was not before: of any number of callers, one is told so.
     pub async fn use_state(
         conn: &mut Conn,

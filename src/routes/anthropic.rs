@@ -18,7 +18,7 @@ use paperclip::actix::api_v2_operation;
 use serde::{Deserialize, de::IgnoredAny};
 
 use super::{
-    call::{self, Asked},
+    call::{self, Admitted, Asked},
     error::{ApiError, Code, Dialect},
     extract::Caller,
     relay::{Opened, Relay, Watch, events::Events},
@@ -69,7 +69,11 @@ pub async fn messages(
     worker: Data<Worker>,
 ) -> Result<HttpResponse, ApiError> {
     // Boxed, or a stream that waits for its first event would hold the room for all of them.
-    let prepared = Box::pin(prepare(&identity, &request, payload, worker.into_inner(), false));
+    let prepared = Box::pin(async {
+        let worker = worker.into_inner();
+        let admitted = call::admit(&request, payload, &worker, &identity).await?;
+        prepare(&identity, &request, admitted, worker, false).await
+    });
     let (passage, admission, ticket) = prepared.await?;
     match ticket {
         Some(ticket) => stream(passage, admission, ticket).await,
@@ -87,8 +91,24 @@ pub async fn count_tokens(
     payload: Payload,
     worker: Data<Worker>,
 ) -> Result<HttpResponse, ApiError> {
-    let (passage, admission, _) =
-        prepare(&identity, &request, payload, worker.into_inner(), true).await?;
+    let worker = worker.into_inner();
+    let admitted = call::admit(&request, payload, &worker, &identity).await?;
+    let (passage, admission, _) = prepare(&identity, &request, admitted, worker, true).await?;
+    whole(passage, admission).await
+}
+
+/// Creates a message for somebody, as a page of ours wrote it: what [`messages`] does for a client, but for the stream.
+///
+/// # Errors
+/// As there.
+pub async fn by_page(
+    identity: &Identity,
+    request: &HttpRequest,
+    body: Bytes,
+    worker: Arc<Worker>,
+) -> Result<HttpResponse, ApiError> {
+    let admitted = call::admit_by_page(request, body, &worker, identity).await?;
+    let (passage, admission, _) = prepare(identity, request, admitted, worker, false).await?;
     whole(passage, admission).await
 }
 
@@ -106,18 +126,16 @@ struct Passage {
     cut: Cut,
 }
 
-/// Reads a request, edits it and opens its call.
+/// Reads a request that was let in, edits it and opens its call.
 async fn prepare(
     identity: &Identity,
     request: &HttpRequest,
-    payload: Payload,
+    admitted: Admitted,
     worker: Arc<Worker>,
     counting: bool,
 ) -> Result<(Passage, Admission, Option<StreamTicket>), ApiError> {
-    let began = tokio::time::Instant::now();
-    let (mut admission, body) = call::admit(request, payload, &worker, identity).await?;
     let messages = &worker.messages;
-    let incoming = Incoming::read(body, &messages.rules, counting)?;
+    let incoming = Incoming::read(admitted.body.clone(), &messages.rules, counting)?;
     let asked = incoming.model(&messages.rules).into_owned();
     let resolved = resolve(&asked, &worker)?;
     surface::note_model(request, &asked); // no longer than a name may be
@@ -138,10 +156,13 @@ async fn prepare(
 
     let learned = messages.learned.of(&resolved.base, &endpoint.region, Utc::now());
     let target = Target { base: &resolved.base, long_context: resolved.long_context };
-    let edited = incoming.edit(&messages.rules, &said_in_headers(request), target, &learned)?;
+    let said = if admitted.by_page { Headers::default() } else { said_in_headers(request) };
+    let edited = incoming.edit(&messages.rules, &said, target, &learned)?;
     drop(incoming);
     surface::note_edits(request, edits(&edited, &worker));
-    let headers = upstream_headers(request)?;
+    let headers = upstream_headers(&admitted, request)?;
+    let Admitted { mut admission, began, body, .. } = admitted;
+    drop(body);
     let call = Call { operation, model, headers, body: upstream_body(operation, &edited) };
     if !admission.holds(call.body.len()) {
         let message = "Too many large requests at the moment. Try again.";
@@ -203,8 +224,11 @@ fn said_in_headers(request: &HttpRequest) -> Headers {
 }
 
 /// Bedrock's own headers pass; the rest is ours.
-fn upstream_headers(request: &HttpRequest) -> Result<Vec<(String, String)>, ApiError> {
-    let mut headers = call::upstream_headers(request)?;
+fn upstream_headers(
+    admitted: &Admitted,
+    request: &HttpRequest,
+) -> Result<Vec<(String, String)>, ApiError> {
+    let mut headers = admitted.headers(request)?;
     headers.retain(|(name, _)| name.starts_with("x-amzn-bedrock-"));
     headers.extend([("accept", JSON), ("content-type", JSON)].map(|(n, v)| (n.into(), v.into())));
     headers.sort_unstable();

@@ -1,7 +1,7 @@
 //! `POST /bedrock/model/{model_id}/…`: the native Bedrock API. Bodies and frames pass unchanged; headers pass by a
 //! list, both ways.
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 use actix_web::{
     HttpRequest, HttpResponse,
@@ -10,13 +10,14 @@ use actix_web::{
 use paperclip::actix::api_v2_operation;
 
 use super::{
-    call::{self, Asked},
+    call::{self, Admitted, Asked},
     error::{ApiError, Code, Dialect},
     extract::Caller,
     relay::{Opened, Relay, Watch, frames::Frames},
     surface,
 };
 use crate::{
+    auth::Identity,
     bedrock::{
         Call, Operation, Reply,
         error::{Fault, read_fault},
@@ -100,12 +101,40 @@ async fn serve(
     payload: Payload,
     worker: Data<Worker>,
 ) -> Result<HttpResponse, ApiError> {
-    let started = tokio::time::Instant::now();
     let worker = worker.into_inner();
-    let (mut admission, body) = call::admit(&request, payload, &worker, &identity).await?;
+    let admitted = call::admit(&request, payload, &worker, &identity).await?;
     let model = model_of(&request, operation, &worker)?;
-    surface::note_model(&request, model.as_str());
-    let headers = call::upstream_headers(&request)?;
+    pass(operation, model, &identity, &request, admitted, worker).await
+}
+
+/// Converses with a model for somebody, as a page of ours wrote it: what [`converse`] does for a client.
+///
+/// # Errors
+/// As there.
+pub async fn by_page(
+    identity: &Identity,
+    request: &HttpRequest,
+    model: &str,
+    body: bytes::Bytes,
+    worker: Arc<Worker>,
+) -> Result<HttpResponse, ApiError> {
+    let admitted = call::admit_by_page(request, body, &worker, identity).await?;
+    let model = ModelId::parse(model, &worker.bedrock.endpoints.rules)?;
+    pass(Operation::Converse, model, identity, request, admitted, worker).await
+}
+
+/// Passes a call on that was let in, and its answer back.
+async fn pass(
+    operation: Operation,
+    model: ModelId,
+    identity: &Identity,
+    request: &HttpRequest,
+    admitted: Admitted,
+    worker: Arc<Worker>,
+) -> Result<HttpResponse, ApiError> {
+    surface::note_model(request, model.as_str());
+    let headers = admitted.headers(request)?;
+    let Admitted { mut admission, body, began, .. } = admitted;
     let call = Call { operation, model, headers, body };
     let endpoint = worker
         .bedrock
@@ -122,12 +151,12 @@ async fn serve(
         endpoint_region: &endpoint.region,
     };
     let ticket = match operation.streams() {
-        true => Some(call::register(&worker, &identity, asked)?),
+        true => Some(call::register(&worker, identity, asked)?),
         false => None,
     };
     let cut = call::cut_of(&worker, ticket.as_ref());
-    let row = call::first_row(&request, &identity, &call, asked);
-    let mut metered = OpenCall::open(&worker.desk, row, started)?;
+    let row = call::first_row(request, identity, &call, asked);
+    let mut metered = OpenCall::open(&worker.desk, row, began)?;
     if let Some((ticket, _)) = &ticket {
         metered.shows(ticket.progress());
     }

@@ -32,7 +32,7 @@ use crate::state::{Admission, Held, Shared};
 /// The largest body elsewhere than on inference routes.
 const SMALL: usize = 1 << 20;
 /// The largest form, and the largest body of who is not known yet.
-const SMALLEST: usize = 64 << 10;
+pub const SMALLEST: usize = 64 << 10;
 
 /// The whole body, unchanged.
 ///
@@ -158,7 +158,7 @@ async fn read_within(
 }
 
 /// The type of a body, in lower case, without its parameters.
-fn content_type(request: &HttpRequest) -> String {
+pub fn content_type(request: &HttpRequest) -> String {
     let value = request.headers().get(header::CONTENT_TYPE);
     let value = value.and_then(|value| value.to_str().ok()).unwrap_or_default();
     value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()

@@ -35,6 +35,32 @@ const SLOW_BODY: std::time::Duration = std::time::Duration::from_secs(1);
 /// A stream's place with the supervisor, and what cuts it.
 pub type Ticket = (StreamTicket, Cut);
 
+/// A call that was let in, with its body.
+pub struct Admitted {
+    pub admission: Admission,
+    pub body: Bytes,
+    pub began: tokio::time::Instant,
+    /// A page of ours wrote it, for whoever is signed in: what the browser says in headers is not about the call.
+    pub by_page: bool,
+}
+
+impl Admitted {
+    /// What of the request's headers goes upstream.
+    ///
+    /// # Errors
+    /// As [`upstream_headers`].
+    pub fn headers(&self, request: &HttpRequest) -> Result<Vec<(String, String)>, ApiError> {
+        if self.by_page {
+            let json = "application/json".to_owned();
+            return Ok(vec![
+                ("accept".to_owned(), json.clone()),
+                ("content-type".to_owned(), json),
+            ]);
+        }
+        upstream_headers(request)
+    }
+}
+
 /// Lets a call in and reads its body. That comes first of all: a connection on which a body was left unread cannot be
 /// kept.
 ///
@@ -45,20 +71,46 @@ pub async fn admit(
     payload: Payload,
     worker: &Worker,
     identity: &Identity,
-) -> Result<(Admission, Bytes), ApiError> {
-    if worker.cut.is_cancelled() {
-        return Err(stopping());
-    }
-    let mut admission = Gate::enter(&worker.shared).ok_or_else(|| {
-        ApiError::new(Code::Overloaded, "Too many calls at the moment. Try again.")
-    })?;
+) -> Result<Admitted, ApiError> {
+    let arrived = tokio::time::Instant::now();
+    let mut admission = enter(worker)?;
     let began = std::time::Instant::now();
     let body = body::read(request, payload, &mut admission, &worker.shared).await?;
     if began.elapsed() > SLOW_BODY {
         extract::still_let_in(request).await?;
     }
     rates::check_inference(request, identity).await?;
-    Ok((admission, body))
+    Ok(Admitted { admission, body, began: arrived, by_page: false })
+}
+
+/// Lets a call in that a page of ours makes for somebody.
+///
+/// # Errors
+/// As [`admit`].
+pub async fn admit_by_page(
+    request: &HttpRequest,
+    body: Bytes,
+    worker: &Worker,
+    identity: &Identity,
+) -> Result<Admitted, ApiError> {
+    let began = tokio::time::Instant::now();
+    let mut admission = enter(worker)?;
+    if !admission.hold(body.len()) {
+        return Err(too_many());
+    }
+    rates::check_inference(request, identity).await?;
+    Ok(Admitted { admission, body, began, by_page: true })
+}
+
+fn enter(worker: &Worker) -> Result<Admission, ApiError> {
+    if worker.cut.is_cancelled() {
+        return Err(stopping());
+    }
+    Gate::enter(&worker.shared).ok_or_else(too_many)
+}
+
+fn too_many() -> ApiError {
+    ApiError::new(Code::Overloaded, "Too many calls at the moment. Try again.")
 }
 
 fn stopping() -> ApiError {
@@ -67,7 +119,7 @@ fn stopping() -> ApiError {
 
 /// SEC-65: what goes upstream is built from a list. boto3 sends no content type for InvokeModel; Bedrock's default is
 /// JSON.
-pub fn upstream_headers(request: &HttpRequest) -> Result<Vec<(String, String)>, ApiError> {
+fn upstream_headers(request: &HttpRequest) -> Result<Vec<(String, String)>, ApiError> {
     let dropped = named_by_connection(request.headers());
     let mut headers: Vec<(String, String)> = Vec::with_capacity(4);
     for (name, value) in request.headers() {

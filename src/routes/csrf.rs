@@ -10,15 +10,18 @@ use serde_json::{Map, Value};
 
 use super::{
     body,
-    error::{ApiError, Code},
+    error::{ApiError, Code, brief},
     extract::{self, Visitor},
+    pages::name_of,
 };
 use crate::{
     auth::{Identity, Refusal, keys::Keys},
     state::Worker,
+    templates::{Again, Kept, Place},
 };
 
 const HEADER: &str = "x-csrf-token";
+const FIELD: &str = "csrf_token";
 
 /// The token of a session's pages.
 pub fn token(keys: &Keys, session_id: &str) -> String {
@@ -103,15 +106,74 @@ impl<T: DeserializeOwned> Signed<T> {
         worker: &Worker,
         mut fields: Map<String, Value>,
     ) -> Result<Self, ApiError> {
-        let Visitor(visitor) = Visitor::extract(request).await?;
-        let identity = visitor.ok_or_else(|| ApiError::refused(Refusal::Missing))?;
-        let session_id = identity.credential.session_id().unwrap_or_default();
-        same_origin(request, worker)?;
-        let given = fields.remove("csrf_token").unwrap_or_default();
-        check_token(worker, session_id, given.as_str().unwrap_or_default())?;
+        let identity = signed(request, worker, &mut fields).await?;
         let form = body::typed(fields.into())?;
         Ok(Self { identity, form })
     }
+}
+
+/// Who sent these fields of a form, however they were read, if it is one of our own pages. Takes the token out.
+///
+/// # Errors
+/// 401 without a session, 403 for a form that is not of our pages. Who sent it from a page of ours all the same, since
+/// when their session has ended, is told so on a page that keeps what they typed.
+async fn signed(
+    request: &HttpRequest,
+    worker: &Worker,
+    fields: &mut Map<String, Value>,
+) -> Result<Arc<Identity>, ApiError> {
+    let given = fields.remove(FIELD).unwrap_or_default();
+    let Visitor(visitor) = Visitor::extract(request).await?;
+    let ours = same_origin(request, worker);
+    let Some(identity) = visitor else {
+        let kept = ours.ok().and_then(|()| kept(request, fields));
+        return Err(ApiError::refused(Refusal::Missing).keeping(kept));
+    };
+    ours?;
+    let session_id = identity.credential.session_id().unwrap_or_default();
+    let Err(error) = check_token(worker, session_id, given.as_str().unwrap_or_default()) else {
+        return Ok(identity);
+    };
+    let Some(mut kept) = kept(request, fields) else { return Err(error) };
+    let person = name_of(&mut worker.shared.pool.reader().await?, &identity).await?;
+    kept.again = Some(Again { person, csrf_token: token(&worker.shared.keys, session_id) });
+    Err(error.keeping(Some(kept)))
+}
+
+/// What is kept of a form in bytes, as it is sent again: as much as a form may have.
+const MOST_KEPT: usize = body::SMALLEST - 1024;
+/// Nothing is typed there, and what is decided may be over: these pages are better asked for anew.
+const NOT_KEPT: [&str; 3] = ["/auth/logout", "/login/cli", "/device"];
+
+/// What was typed into a form that was not accepted because of who sent it; `None` if there is nothing to keep.
+fn kept(request: &HttpRequest, fields: &Map<String, Value>) -> Option<Kept> {
+    let path = request.path();
+    if fields.is_empty() || NOT_KEPT.contains(&path) {
+        return None;
+    }
+    let mut kept = Kept {
+        path: request.uri().path().to_owned(),
+        multipart: body::content_type(request) == "multipart/form-data",
+        back: Place::of(path).href(),
+        fields: Vec::new(),
+        left_out: Vec::new(),
+        again: None,
+    };
+    let mut size = 0;
+    for (name, value) in fields {
+        let value = value.as_str().unwrap_or_default();
+        let pair = [name.as_str(), value].map(|text| {
+            url::form_urlencoded::byte_serialize(text.as_bytes()).map(str::len).sum::<usize>()
+        });
+        let more = pair.iter().sum::<usize>() + 2;
+        if size + more > MOST_KEPT {
+            kept.left_out.push(brief(name, 64));
+            continue;
+        }
+        size += more;
+        kept.fields.push((name.clone(), value.to_owned()));
+    }
+    Some(kept)
 }
 
 /// A form of our own pages, sent by an admin.

@@ -24,7 +24,7 @@ use crate::{
     db::DbError,
     limits::Exceeded,
     pricing::import::BadLine,
-    templates::{self, ErrorPage},
+    templates::{self, ErrorPage, Kept, KeptPage},
     usage::journal::JournalError,
 };
 
@@ -185,6 +185,26 @@ impl Code {
         }
     }
 
+    /// What a person does about it, where the message and the button do not say.
+    fn advice(self) -> &'static str {
+        match self {
+            Self::InvalidParameter | Self::InvalidJson | Self::InvalidCsv | Self::UnknownField => {
+                "Go back, look over what was entered, and send it again."
+            }
+            Self::NotFound => "Look over the address, or find the page in the menu.",
+            Self::Forbidden => {
+                "If you think that you should be allowed to, ask an admin of this service."
+            }
+            Self::RateLimited => "Wait for that long, then load the page again.",
+            Self::DatabaseReadOnly => "You can look at pages meanwhile; nothing can be changed.",
+            Self::ProviderUnavailable => "Try again in a few seconds.",
+            code if code.status().is_server_error() => {
+                "Wait a few seconds, then load the page again."
+            }
+            _ => "",
+        }
+    }
+
     /// Whether signing in, once more, is what a person can do.
     fn is_of_sign_in(self) -> bool {
         matches!(
@@ -303,6 +323,8 @@ struct Telling {
     field: Option<Cow<'static, str>>,
     /// Several at once.
     details: Vec<Detail>,
+    /// What was typed into the form that was refused.
+    kept: Option<Kept>,
 }
 
 /// One of several things that are wrong.
@@ -329,6 +351,7 @@ impl ApiError {
                 location: None,
                 field: None,
                 details: Vec::new(),
+                kept: None,
             }),
         }
     }
@@ -431,6 +454,12 @@ impl ApiError {
         let mut error = Self::refused(Refusal::Missing);
         error.telling.location = Some(place);
         error
+    }
+
+    /// With what was typed, for a person to send again.
+    pub fn keeping(mut self, kept: Option<Kept>) -> Self {
+        self.telling.kept = kept;
+        self
     }
 
     pub fn message(&self) -> &str {
@@ -538,6 +567,10 @@ impl ResponseError for ApiError {
         match self.telling.dialect {
             Dialect::Own | Dialect::OAuth => {}
             Dialect::Page => {
+                let request_id = &self.telling.request_id;
+                if let Some(kept) = &self.telling.kept {
+                    return templates::answer(response, &KeptPage { kept, request_id });
+                }
                 // People have no credential in their hands, but a session.
                 let message = match self.code {
                     Code::Unauthorized => "Your session is over. Sign in, and try again.",
@@ -546,7 +579,8 @@ impl ResponseError for ApiError {
                 let page = ErrorPage {
                     title: self.code.title(),
                     message,
-                    request_id: &self.telling.request_id,
+                    advice: self.code.advice(),
+                    request_id,
                     sign_in: self.code.is_of_sign_in(),
                 };
                 return templates::answer(response, &page);

@@ -2,7 +2,9 @@
 //! changes comes in a form, through `csrf::Signed`.
 
 mod admin;
+mod connect;
 mod home;
+mod keys;
 mod sessions;
 mod sign_in;
 
@@ -49,6 +51,16 @@ pub fn configure(config: &mut web::ServiceConfig) {
                 .route(web::get().to(sign_in::device))
                 .route(web::post().to(sign_in::decide_device)),
         )
+        .service(web::resource("/connect").route(web::get().to(connect::show)))
+        .service(web::resource("/connect/test").route(web::post().to(connect::test)))
+        .service(
+            web::resource("/keys")
+                .route(web::get().to(keys::list))
+                .route(web::post().to(keys::create)),
+        )
+        .service(web::resource("/keys/{key_id}/rename").route(web::post().to(keys::rename)))
+        .service(web::resource("/keys/{key_id}/rotate").route(web::post().to(keys::rotate)))
+        .service(web::resource("/keys/{key_id}/revoke").route(web::post().to(keys::revoke)))
         .service(web::resource("/sessions").route(web::get().to(sessions::list)))
         .service(web::resource("/sessions/{id}/end").route(web::post().to(sessions::end)))
         .configure(admin::configure)
@@ -91,9 +103,7 @@ impl FromRequest for AdminViewer {
 impl Viewer {
     /// Who it is, as pages call them.
     pub async fn name(&self, conn: &mut Conn) -> Result<String, DbError> {
-        let user = UserRecord::find(conn, self.0.user_id).await?;
-        let name = user.and_then(|user| user.email.or(user.display_name));
-        Ok(name.unwrap_or_else(|| format!("person {}", self.0.user_id)))
+        name_of(conn, &self.0).await
     }
 
     /// What their forms have to bring back.
@@ -117,6 +127,13 @@ impl Viewer {
             notice: None,
         })
     }
+}
+
+/// Who somebody is, as pages call them.
+pub async fn name_of(conn: &mut Conn, identity: &Identity) -> Result<String, DbError> {
+    let user = UserRecord::find(conn, identity.user_id).await?;
+    let name = user.and_then(|user| user.email.or(user.display_name));
+    Ok(name.unwrap_or_else(|| format!("person {}", identity.user_id)))
 }
 
 fn here(request: &HttpRequest) -> String {

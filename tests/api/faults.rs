@@ -76,6 +76,17 @@ impl Relay {
 pub async fn behind_a_relay(
     more: &[(&str, &str)],
 ) -> (TestServer, Relay, crate::helpers::Database) {
+    let mut builder = TestServerBuilder::new();
+    for (name, value) in more {
+        builder = builder.set(name, value);
+    }
+    behind_a_relay_with(builder).await
+}
+
+/// The same with what else a test asks for.
+pub async fn behind_a_relay_with(
+    builder: TestServerBuilder,
+) -> (TestServer, Relay, crate::helpers::Database) {
     let database = crate::helpers::Database::on_postgres().await;
     let url: awc::http::Uri = database.url.parse().unwrap();
     let target = format!("{}:{}", url.host().unwrap(), url.port_u16().unwrap_or(5432));
@@ -83,11 +94,7 @@ pub async fn behind_a_relay(
     let relay = Relay::to(target).await;
     let user = url.authority().unwrap().as_str().split('@').next().unwrap();
     let through = format!("postgres://{user}@{}{}", relay.address, url.path());
-    let mut builder =
-        TestServerBuilder::new().backend(Backend::Sqlite).set("DATABASE__URL", through);
-    for (name, value) in more {
-        builder = builder.set(name, value);
-    }
+    let builder = builder.backend(Backend::Sqlite).set("DATABASE__URL", through);
     (builder.start().await, relay, database)
 }
 

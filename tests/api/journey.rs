@@ -106,3 +106,18 @@ async fn an_admin_imports_and_changes_prices() {
 async fn an_admin_looks_after_people_streams_jobs_and_the_log() {
     passes("admin", 4).await;
 }
+
+#[actix_web::test]
+async fn a_person_makes_uses_and_revokes_keys() {
+    let builder = TestServerBuilder::new()
+        .set("RATE_LIMITS__KEY_CREATIONS_PER_HOUR", 0)
+        .set("API_KEYS__MAX_KEYS_PER_USER", 100);
+    passes_at(builder, "keys", 6).await;
+}
+
+#[actix_web::test]
+async fn a_person_points_tools_here_and_tests_the_way() {
+    // Bedrock has no such profile.
+    let refused = "refused=jp.anthropic.claude-opus-4-1-20250805-v1:0";
+    passes_at(TestServerBuilder::new().set("MODELS__ALIASES", refused), "connect", 4).await;
+}

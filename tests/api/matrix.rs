@@ -112,7 +112,7 @@ impl Cell {
             _ => "1",
         };
         let let_in = match (*method, *path) {
-            ("POST", "/api/keys") => 201,
+            ("POST", "/api/keys" | "/keys") => 201,
             // Nobody has such a session or key: somebody else's are not to be told from those.
             ("DELETE", "/auth/sessions/{id}") | ("POST", "/sessions/{id}/end") => 404,
             (_, path) if path.contains("{key_id}") => 404,
@@ -240,9 +240,17 @@ fn fields(path: &str) -> Vec<(&'static str, &'static str)> {
         path if path.starts_with("/admin/users/") && path.ends_with("/state") => {
             vec![("state", "active")]
         }
+        "/connect/test" => vec![("model", "claude-opus-4-8"), ("way", "anthropic")],
+        "/keys" => vec![("form", FORM), ("name", "x"), ("expires_in_days", "7")],
+        path if path.ends_with("/rename") => vec![("name", "x")],
+        path if path.ends_with("/rotate") => vec![("form", OTHER_FORM), ("overlap_seconds", "0")],
         _ => Vec::new(),
     }
 }
+
+/// The ids of forms that are used once.
+const FORM: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+const OTHER_FORM: &str = "BBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBA";
 
 /// What the command line's page is told.
 fn cli() -> [(&'static str, &'static str); 3] {

@@ -28,6 +28,23 @@ async function decided(page) {
   await page.getByRole("button", { name: "Allow" }).click();
 }
 
+// The page that shows a key.
+async function key(page) {
+  await page.goto(`${SERVICE}/keys`);
+  await page.getByLabel(/^Name/).fill("looks");
+  await page.getByRole("button", { name: "Make the key" }).click();
+  await page.getByRole("heading", { name: "Your new key" }).waitFor();
+}
+
+// A form whose session has ended.
+async function kept(page) {
+  await page.goto(`${SERVICE}/keys`);
+  await page.getByLabel(/^Name/).fill("x".repeat(100));
+  await page.context().clearCookies();
+  await page.getByRole("button", { name: "Make the key" }).click();
+  await page.getByRole("heading", { name: "Your session is over" }).waitFor();
+}
+
 // Every page of ours, and how to get there.
 const PAGES = {
   login: async (page) => {
@@ -35,6 +52,10 @@ const PAGES = {
     await page.goto(`${SERVICE}/login?next=/device`);
   },
   home: (page) => page.goto(`${SERVICE}/`),
+  connect: (page) => page.goto(`${SERVICE}/connect`),
+  keys: (page) => page.goto(`${SERVICE}/keys`),
+  key,
+  kept,
   device: (page) => page.goto(`${SERVICE}/device`),
   "device-unknown": (page) => page.goto(`${SERVICE}/device?user_code=BCDF-GHJK`),
   "device-code": async (page) => page.goto(`${SERVICE}/device?user_code=${await device()}`),

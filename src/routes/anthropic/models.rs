@@ -65,6 +65,11 @@ impl From<Listed> for Model {
     }
 }
 
+/// What is listed unless asked otherwise.
+pub fn offered(worker: &Worker) -> impl Iterator<Item = &Listed> {
+    worker.messages.models.list().iter().filter(|listed| listed.lifecycle != "retired")
+}
+
 /// List the models
 ///
 /// Names that `model` may have. Whether the AWS account has access to each, only a call tells.
@@ -81,11 +86,13 @@ pub async fn list(
         return Err(ApiError::parameter("limit", "limit must be 1 to 1000."));
     }
     let stages = stages(request.query_string())?;
-    let shown = |listed: &&Listed| match stages.as_slice() {
-        [] => listed.lifecycle != "retired",
-        stages => stages.contains(&listed.lifecycle),
+    let all: Vec<&Listed> = match stages.as_slice() {
+        [] => offered(&worker).collect(),
+        stages => {
+            let listed = worker.messages.models.list().iter();
+            listed.filter(|listed| stages.contains(&listed.lifecycle)).collect()
+        }
     };
-    let all: Vec<&Listed> = worker.messages.models.list().iter().filter(shown).collect();
     let place = |name: &'static str, id: &str| {
         all.iter()
             .position(|listed| listed.id == id)

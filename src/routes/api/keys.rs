@@ -19,6 +19,7 @@ use crate::{
         self, Timestamp,
         api_keys::{ApiKeyRecord, CreateError, NewApiKey},
         audit::Event,
+        one_time_codes::Form,
     },
     limits::{Limit, Subject},
     routes::{
@@ -55,7 +56,7 @@ pub struct KeyEntry {
 }
 
 impl KeyEntry {
-    fn new(key: ApiKeyRecord, now: Timestamp) -> Self {
+    pub fn new(key: ApiKeyRecord, now: Timestamp) -> Self {
         Self {
             status: key.status(now),
             id: key.id,
@@ -95,10 +96,10 @@ pub struct PageQuery {
 /// What a key is to be.
 #[derive(Debug, Deserialize, Apiv2Schema)]
 pub struct NewKey {
-    name: String,
+    pub name: String,
     /// Days it lives; absent: the default. null: for ever, where that is allowed.
     #[serde(default, deserialize_with = "given")]
-    expires_in_days: Option<Option<i64>>,
+    pub expires_in_days: Option<Option<i64>>,
 }
 
 /// Tells a null from a member that is not there.
@@ -109,17 +110,17 @@ fn given<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<i64
 /// A key that was just made: the only time that it is shown.
 #[derive(Serialize, Apiv2Schema)]
 pub struct CreatedKey {
-    id: i64,
-    key: String,
-    name: String,
-    hint: String,
+    pub id: i64,
+    pub key: String,
+    pub name: String,
+    pub hint: String,
     #[serde(serialize_with = "super::time")]
-    created_at: Timestamp,
+    pub created_at: Timestamp,
     #[serde(serialize_with = "super::time_or_null")]
-    expires_at: Option<Timestamp>,
+    pub expires_at: Option<Timestamp>,
     /// The key that it takes the place of.
     #[serde(skip_serializing_if = "Option::is_none")]
-    replaces: Option<i64>,
+    pub replaces: Option<i64>,
 }
 
 impl From<Unfit> for ApiError {
@@ -142,6 +143,7 @@ impl From<CreateError> for ApiError {
                     "You have {live} live keys, the most allowed (api_keys.max_keys_per_user). Revoke one first, or rotate one with overlap_seconds 0."
                 ),
             ),
+            CreateError::Used => Self::new(Code::Conflict, "This form was sent before."),
             CreateError::Db(error) => error.into(),
         }
     }
@@ -162,13 +164,28 @@ pub async fn create(
     worker: Data<Worker>,
 ) -> Result<HttpResponse, ApiError> {
     let (Person(identity), asked) = (person, body.read().await?);
+    let key = make(&request, &worker, &identity, &asked, None).await?;
+    Ok(HttpResponse::Created().json(key))
+}
+
+/// Makes a key for somebody; by a form, if it is given, which makes no other.
+///
+/// # Errors
+/// 400 for what a key cannot be, 403 where there are none, 409 with too many of them or for a form that was used, 429.
+pub async fn make(
+    request: &HttpRequest,
+    worker: &Worker,
+    identity: &Identity,
+    asked: &NewKey,
+    form: Option<&Form>,
+) -> Result<CreatedKey, ApiError> {
     let (rules, now) = (&worker.shared.api_keys, db::now());
     let default = rules.default_expiry_days.map(i64::from);
     let days = asked.expires_in_days.unwrap_or(default);
     let name = api_key::name(&asked.name)?;
     let expires_at = api_key::end(days, rules, now)?;
-    may_make(&request, &worker, &identity).await?;
-    let origin = surface::origin(&request, Some(&identity));
+    may_make(request, worker, identity).await?;
+    let origin = surface::origin(request, Some(identity));
     let event = Event {
         user_id: Some(identity.user_id),
         metadata: serde_json::json!({
@@ -177,7 +194,7 @@ pub async fn create(
         ..Event::new(now, "key_created", &origin)
     };
     let text = ApiKeyText::generate();
-    let (digest, pepper_id) = digest(&worker, &text)?;
+    let (digest, pepper_id) = digest(worker, &text)?;
     let new = NewApiKey {
         user_id: identity.user_id,
         digest: &digest,
@@ -187,10 +204,10 @@ pub async fn create(
         created_at: now,
         expires_at,
     };
+    let most = i64::from(rules.max_keys_per_user);
     let mut conn = worker.shared.pool.writer().await?;
-    let key =
-        ApiKeyRecord::create(&mut conn, &new, i64::from(rules.max_keys_per_user), event).await?;
-    Ok(HttpResponse::Created().json(created(key, &text, None)))
+    let key = ApiKeyRecord::create(&mut conn, &new, most, form, event).await?;
+    Ok(created(key, &text, None))
 }
 
 /// Whether keys are made at all, and by this person now.
@@ -275,9 +292,23 @@ pub async fn rename(
     body: Body<KeyChange>,
     worker: Data<Worker>,
 ) -> Result<Json<KeyEntry>, ApiError> {
-    let (Person(identity), id, now) = (person, path.into_inner(), db::now());
-    let name = api_key::name(&body.read().await?.name)?;
-    let origin = surface::origin(&request, Some(&identity));
+    let (Person(identity), asked) = (person, body.read().await?);
+    rename_of(&request, &worker, &identity, path.into_inner(), &asked.name).await.map(Json)
+}
+
+/// Gives one of somebody's own keys another name.
+///
+/// # Errors
+/// 400 for what is no name, 404 for a key that is not theirs.
+pub async fn rename_of(
+    request: &HttpRequest,
+    worker: &Worker,
+    identity: &Identity,
+    id: i64,
+    name: &str,
+) -> Result<KeyEntry, ApiError> {
+    let (name, now) = (api_key::name(name)?, db::now());
+    let origin = surface::origin(request, Some(identity));
     let event = Event {
         user_id: Some(identity.user_id),
         object: format!("api_key:{id}"),
@@ -285,7 +316,7 @@ pub async fn rename(
     };
     let mut conn = worker.shared.pool.writer().await?;
     let key = ApiKeyRecord::rename(&mut conn, identity.user_id, id, &name, event).await?;
-    key.map(|key| Json(KeyEntry::new(key, now))).ok_or_else(no_such_key)
+    key.map(|key| KeyEntry::new(key, now)).ok_or_else(no_such_key)
 }
 
 /// How a key is replaced.
@@ -306,20 +337,38 @@ pub async fn rotate(
     body: Body<Rotation>,
     worker: Data<Worker>,
 ) -> Result<HttpResponse, ApiError> {
-    let (Person(identity), id, now) = (person, path.into_inner(), db::now());
+    let (Person(identity), id) = (person, path.into_inner());
     let overlap = body.read().await?.overlap_seconds.unwrap_or(OVERLAP);
+    let key = replace(&request, &worker, &identity, id, overlap, None).await?;
+    Ok(HttpResponse::Created().json(key))
+}
+
+/// Makes a key in the place of one of somebody's own, which lives on for `overlap` seconds; by a form, if it is given,
+/// which makes no other.
+///
+/// # Errors
+/// As [`make`]; 404 for a key that is not theirs, or has ended.
+pub async fn replace(
+    request: &HttpRequest,
+    worker: &Worker,
+    identity: &Identity,
+    id: i64,
+    overlap: i64,
+    form: Option<&Form>,
+) -> Result<CreatedKey, ApiError> {
+    let now = db::now();
     if !(0..=LONGEST_OVERLAP).contains(&overlap) {
         let message = "overlap_seconds must be 0 to 604800 (a week).";
         return Err(ApiError::parameter("overlap_seconds", message));
     }
     let rules = &worker.shared.api_keys;
     let expires_at = api_key::end(rules.default_expiry_days.map(i64::from), rules, now)?;
-    may_make(&request, &worker, &identity).await?;
-    let origin = surface::origin(&request, Some(&identity));
+    may_make(request, worker, identity).await?;
+    let origin = surface::origin(request, Some(identity));
     let event =
         Event { user_id: Some(identity.user_id), ..Event::new(now, "key_created", &origin) };
     let text = ApiKeyText::generate();
-    let (digest, pepper_id) = digest(&worker, &text)?;
+    let (digest, pepper_id) = digest(worker, &text)?;
     let new = NewApiKey {
         user_id: identity.user_id,
         digest: &digest,
@@ -333,10 +382,10 @@ pub async fn rotate(
     let most = i64::from(rules.max_keys_per_user);
     let key = {
         let mut conn = worker.shared.pool.writer().await?;
-        ApiKeyRecord::rotate(&mut conn, id, old_ends, &new, most, event).await?
+        ApiKeyRecord::rotate(&mut conn, id, old_ends, &new, most, form, event).await?
     };
-    surface::revalidate(&worker).await;
-    Ok(HttpResponse::Created().json(created(key, &text, Some(id))))
+    surface::revalidate(worker).await;
+    Ok(created(key, &text, Some(id)))
 }
 
 /// Revoke a key
