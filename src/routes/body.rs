@@ -248,18 +248,19 @@ fn form_fields(request: &HttpRequest, body: &[u8]) -> Result<Map<String, Value>,
 /// A form with a file in it (RFC 7578): its fields as text, each once. The file is one of them.
 ///
 /// # Errors
-/// As [`read`], with 413 beyond 5 MiB and some room for the rest; 415 for another type of body, 400 for one that is
+/// As [`read`], with 413 beyond `most` bytes; 415 for another type of body, 400 for one that is
 /// malformed, is not UTF-8, or has a field twice.
 pub async fn read_upload(
     request: &HttpRequest,
     payload: actix_web::dev::Payload,
+    most: usize,
     shared: &Arc<Shared>,
 ) -> Result<Map<String, Value>, ApiError> {
     if content_type(request) != "multipart/form-data" {
         let message = "This takes a form with a file (Content-Type: multipart/form-data).";
         return Err(ApiError::new(Code::UnsupportedMediaType, message));
     }
-    let body = read_small(request, payload, FILE + SMALLEST, shared).await?;
+    let body = read_small(request, payload, most, shared).await?;
     let malformed = |cause: String| {
         ApiError::new(Code::InvalidParameter, "The form is malformed.").caused_by(cause)
     };
@@ -334,6 +335,9 @@ impl<T: DeserializeOwned> FormOrJson<T> {
 
 /// The largest file (SEC-104).
 const FILE: usize = 5 << 20;
+
+/// The largest form with a file in it.
+pub const UPLOAD: usize = FILE + SMALLEST;
 
 /// A CSV file, still to be read.
 pub struct Csv {

@@ -203,6 +203,13 @@ async fn every_bad_line_of_a_file_is_named_and_the_lines_stay() {
     let forged =
         upload_with(&browser, &[("text", FILE), ("action", "apply")], &"0".repeat(64)).await;
     assert_eq!(forged.status, 403);
+    assert!(text(&forged).contains("acme.one"), "what was typed is kept");
+    let stranger = Browser::new(&browser.base);
+    let over = upload_with(&stranger, &[("text", FILE), ("action", "preview")], "").await;
+    assert_eq!(over.status, 401);
+    assert!(text(&over).contains("acme.one"), "so it is when the session is over");
+    let large = upload_with(&stranger, &[("text", &"x".repeat(1 << 20))], "").await;
+    assert_eq!(large.status, 401);
     let kind = browser.request("POST", "/admin/costs/import");
     let other = kind
         .header("content-type", "application/x-www-form-urlencoded")
