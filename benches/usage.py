@@ -1,42 +1,51 @@
-"""Measures the service with millions of calls: pages of usage, summaries, export, recording, a day of a million.
+"""Measures the service with millions of calls: pages, usage, summaries, export, recording, a day of a million.
 
 `scripts/bench-data` is the way to run it. The data are made once and stay; each figure is the median over several
 requests to the real binary over HTTP, on one database after the other. What is measured changes nothing, but for
-`recorder` and `day`, which have databases of their own.
+`recorder` and `day`, which have databases of their own, and `pages`, which signs two people in and out again.
 """
 
 import datetime
+import hashlib
+import hmac
 import http.client
 import json
 import os
 import pathlib
 import re
+import secrets
 import shutil
 import signal
 import socket
+import sqlite3
 import statistics
 import subprocess
 import sys
 import time
 import urllib.parse
+import uuid
 
 BINARY = os.path.abspath(os.environ["BENCH_BINARY"])
 DATA = pathlib.Path(os.environ["BENCH_DATA"])
 CALLS = int(os.environ["BENCH_CALLS"])
 PEOPLE = int(os.environ["BENCH_PEOPLE"])
 BACKENDS = os.environ["BENCH_BACKENDS"].split()
-PARTS = ("queries", "export", "recorder", "day")
+PARTS = ("queries", "pages", "export", "recorder", "day")
 ADMIN = "admin@example.com"
 DAY_CALLS = int(os.environ.get("BENCH_DAY_CALLS", 1_000_000))
 RECORDED = int(os.environ.get("BENCH_RECORDED", 200_000))
 TIMES = 7
+SECRET = "a-secret-for-measuring-with-more-than-32-bytes"
+# A page is to be there within so many milliseconds and bytes, with what it loads the first time.
+PAGE_MS, PAGE_BYTES, PAGE_TIMES = 50, 100 * 1024, 40
+FAILED = []
 
 
 def environment(url, folder, **more):
     base = {
         "PATH": os.environ["PATH"],
         "BEDROCK_DATABASE__URL": url,
-        "BEDROCK_JWT__SECRET": "a-secret-for-measuring-with-more-than-32-bytes",
+        "BEDROCK_JWT__SECRET": SECRET,
         "BEDROCK_USAGE__JOURNAL_DIR": str(folder / "journal"),
         "BEDROCK_AWS__REGION": "us-east-1",
         "BEDROCK_AWS__ACCESS_KEY_ID": "unused",
@@ -204,6 +213,107 @@ def queries(backend):
     return figures
 
 
+class Rows:
+    """The service's database, behind its back."""
+
+    def __init__(self, backend, url):
+        self.file = url.removeprefix("sqlite://") if backend == "sqlite" else None
+        self.name = url.rsplit("/", 1)[1]
+
+    def run(self, statement):
+        if self.file is None:
+            return [line.split("|") for line in sql(statement, self.name).splitlines()]
+        connection = sqlite3.connect(self.file, timeout=30)
+        with connection:
+            rows = connection.execute(statement).fetchall()
+        connection.close()
+        return rows
+
+
+class Visit:
+    """A browser in which somebody is signed in: a session as a sign-in makes it (`auth::sign_in`, `auth::keys`)."""
+
+    def __init__(self, service, rows, user_id):
+        self.rows, self.id, cookie = rows, str(uuid.uuid4()), secrets.token_urlsafe(32)
+        extracted = hmac.digest(b"bedrock-sso-proxy", SECRET.encode(), hashlib.sha256)
+        key = hmac.digest(extracted, b"bedrock-sso-proxy/session/1\x01", hashlib.sha256)
+        digest = hmac.digest(key, cookie.encode(), hashlib.sha256).hex()
+        binary = f"X'{digest}'" if rows.file else f"'\\x{digest}'"
+        now = datetime.datetime.now(datetime.timezone.utc)
+        now, end = (f"{time:%F %T}" for time in (now, now + datetime.timedelta(hours=8)))
+        rows.run("INSERT INTO sessions (id, user_id, kind, digest, created_at, last_seen_at, expires_at) "
+                 f"VALUES ('{self.id}', {user_id}, 'browser', {binary}, '{now}', '{now}', '{end}')")
+        self.headers = {"Cookie": f"bedrock_session={cookie}", "Accept": "text/html"}
+        self.connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=600)
+
+    def get(self, path):
+        """The status, the body, and the bytes that came."""
+        self.connection.request("GET", path, headers=self.headers)
+        answer = self.connection.getresponse()
+        head = sum(len(name) + len(value) + 4 for name, value in answer.getheaders())
+        body = answer.read()
+        return answer.status, body, head + len(body)
+
+    def end(self):
+        self.connection.close()
+        self.rows.run(f"DELETE FROM sessions WHERE id = '{self.id}'")
+
+
+def pages(backend):
+    url, folder, _ = prepare(backend, "year", "--people", str(PEOPLE), "--calls", str(CALLS))
+    service, rows = Service(url, folder), Rows(backend, url)
+    most = rows.run("SELECT user_id FROM usage_summaries WHERE period_type = 'weekly' AND detail = 'person' "
+                    "GROUP BY user_id ORDER BY SUM(requests) DESC LIMIT 1")[0][0]
+    admin = rows.run(f"SELECT id FROM users WHERE email = '{ADMIN}'")[0][0]
+    day = lambda back: (datetime.datetime.now(datetime.timezone.utc).date() - datetime.timedelta(days=back)).isoformat()
+    quarter = f"from={day(89)}&to={day(0)}"
+    asked = {
+        most: ["/", "/usage", f"/usage?{quarter}", "/usage?outcome=timeout", "/usage?group=key", "/connect", "/keys",
+               "/sessions", "/usage/calls/{call}"],
+        admin: ["/", "/admin", "/admin?days=7", "/admin?days=90", "/admin/usage", f"/admin/usage?{quarter}",
+                "/admin/usage?group=person", f"/admin/usage?group=person&{quarter}", "/admin/usage?outcome=timeout",
+                f"/admin/usage?user_id={most}&group=key", "/admin/users", f"/admin/users/{most}", "/admin/costs",
+                "/admin/costs/unpriced", "/admin/streams", "/admin/jobs", "/admin/audit", "/admin/health"],
+    }
+    figures = {}
+    try:
+        for who, paths in asked.items():
+            visit = Visit(service, rows, who)
+            try:
+                for path in paths:
+                    figures |= page(backend, visit, path)
+            finally:
+                visit.end()
+    finally:
+        service.stop()
+    return figures
+
+
+def page(backend, visit, path):
+    """How long one page takes, and how much it sends."""
+    if "{call}" in path:
+        _, list_of_calls, _ = visit.get("/usage")
+        path = re.search(rb'/usage/calls/\d+', list_of_calls)[0].decode()
+    status, body, sent = visit.get(path)
+    if status == 404:
+        return {}
+    if status != 200:
+        sys.exit(f"{path}: {status} {body[:300]}")
+    loaded = re.findall(rb'(?:href|src)="(/static/[^"]+)"', body)
+    sent += sum(visit.get(file.decode())[2] for file in set(loaded))
+    times = []
+    for _ in range(PAGE_TIMES):
+        began = time.perf_counter()
+        visit.get(path)
+        times.append((time.perf_counter() - began) * 1000)
+    times.sort()
+    middle, late = statistics.median(times), times[int(len(times) * 0.95)]
+    name = re.sub(r"\d{4}-\d\d-\d\d", "DAY", re.sub(r"/calls/\d+", "/calls/{id}", path))
+    if middle > PAGE_MS or sent > PAGE_BYTES:
+        FAILED.append(f"{name} on {backend}: {middle:.1f} ms, {sent / 1024:.0f} KiB")
+    return {f"`{name}`, p50 ms": middle, f"`{name}`, p95 ms": late, f"`{name}`, KiB": sent / 1024}
+
+
 def export(backend):
     month, _, _ = ranges()
     url, folder, _ = prepare(backend, "year", "--people", str(PEOPLE), "--calls", str(CALLS))
@@ -280,6 +390,9 @@ def main():
     for name, values in rows.items():
         shown = [f"{values[b]:,.1f}" if b in values else "–" for b in BACKENDS]
         print(f"| {name} | " + " | ".join(shown) + " |")
+    if FAILED:
+        sys.exit(f"pages that are too slow or too large (at most {PAGE_MS} ms and {PAGE_BYTES // 1024} KiB):\n"
+                 + "\n".join(FAILED))
 
 
 main()

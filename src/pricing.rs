@@ -100,31 +100,54 @@ impl Book {
     }
 }
 
+/// What a call used of one class of tokens, and what that costs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Part {
+    pub name: &'static str,
+    pub tokens: i64,
+    /// Pico-dollars per token; `None` = not known, or not offered.
+    pub rate: Option<i64>,
+}
+
+impl Part {
+    /// In pico-dollars. `None` = not known; tokens that are not there cost nothing, whatever their price.
+    pub fn pico(&self) -> Option<i128> {
+        match (self.tokens, self.rate) {
+            (0, _) => Some(0),
+            (tokens, Some(rate)) => i128::from(tokens).checked_mul(i128::from(rate)),
+            (_, None) => None,
+        }
+    }
+}
+
+/// The five classes of a call's tokens at a price, and whether it is the one for long prompts. A negative count is none.
+pub fn parts(tokens: &TokenCounts, price: Option<&Price>) -> ([Part; 5], bool) {
+    let count = |reported: Option<i64>| reported.unwrap_or(0).max(0);
+    let (input, cache_read) = (count(tokens.input), count(tokens.cache_read));
+    let hour = count(tokens.cache_write_1h);
+    let five_minutes = count(tokens.cache_write).saturating_sub(hour).max(0);
+    let prompt = [input, five_minutes, hour, cache_read].map(i128::from).iter().sum::<i128>();
+    let long = price.and_then(|price| price.long).filter(|_| prompt > i128::from(LONG_PROMPT));
+    let rates = long.or(price.map(|price| price.rates)).unwrap_or_default();
+    let part = |name, tokens, rate| Part { name, tokens, rate };
+    let parts = [
+        part("Input", input, rates.input),
+        part("Output", count(tokens.output), rates.output),
+        part("Cache write, 5 minutes", five_minutes, rates.cache_write),
+        part("Cache write, 1 hour", hour, rates.cache_write_1h),
+        part("Cache read", cache_read, rates.cache_read),
+    ];
+    (parts, long.is_some())
+}
+
 /// What a call costs in nano-dollars, rounded half up once, over all; `None` = not known.
 ///
 /// A class with tokens and no price makes the whole unknown; a class without tokens needs no price. A negative count is
 /// none. `None` also stands for a cost beyond an `i64`, which is nine billion dollars for one call: counts up to 2^40
 /// stay below it at any price under one dollar per 1,000 tokens.
 pub fn cost(tokens: &TokenCounts, price: Option<&Price>) -> Option<i64> {
-    let count = |reported: Option<i64>| i128::from(reported.unwrap_or(0).max(0));
-    let (input, cache_read) = (count(tokens.input), count(tokens.cache_read));
-    let hour = count(tokens.cache_write_1h);
-    let five_minutes = (count(tokens.cache_write) - hour).max(0);
-    let prompt = input + five_minutes + hour + cache_read;
-    let rates = price.map_or_else(Rates::default, |price| match price.long {
-        Some(long) if prompt > i128::from(LONG_PROMPT) => long,
-        _ => price.rates,
-    });
-    let classes = [
-        (input, rates.input),
-        (count(tokens.output), rates.output),
-        (five_minutes, rates.cache_write),
-        (hour, rates.cache_write_1h),
-        (cache_read, rates.cache_read),
-    ];
-    let used = classes.into_iter().filter(|(tokens, _)| *tokens > 0);
-    let pico = used.map(|(tokens, rate)| tokens.checked_mul(i128::from(rate?)));
-    let pico = pico.into_iter().try_fold(0_i128, |sum, class| sum.checked_add(class?))?;
+    let (parts, _) = parts(tokens, price);
+    let pico = parts.iter().try_fold(0_i128, |sum, part| sum.checked_add(part.pico()?))?;
     i64::try_from(pico.checked_add(500)? / 1000).ok()
 }
 

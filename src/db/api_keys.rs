@@ -187,6 +187,26 @@ impl ApiKeyRecord {
         Ok(on_conn!(conn, c => query.select(Self::as_select()).load(c).await)?)
     }
 
+    /// The names of these keys.
+    pub async fn names(
+        conn: &mut Conn,
+        ids: &[i64],
+    ) -> Result<std::collections::HashMap<i64, String>, DbError> {
+        if ids.is_empty() {
+            return Ok(std::collections::HashMap::new());
+        }
+        let query =
+            api_keys::table.filter(api_keys::id.eq_any(ids)).select((api_keys::id, api_keys::name));
+        let rows: Vec<(i64, String)> = on_conn!(conn, c => query.load(c).await)?;
+        Ok(rows.into_iter().collect())
+    }
+
+    /// Whose key this is.
+    pub async fn owner(conn: &mut Conn, id: i64) -> Result<Option<i64>, DbError> {
+        let query = api_keys::table.find(id).select(api_keys::user_id);
+        Ok(on_conn!(conn, c => query.first(c).await.optional())?)
+    }
+
     /// How many keys a person has, whatever became of them.
     pub async fn count(conn: &mut Conn, user_id: i64) -> Result<i64, DbError> {
         let query = api_keys::table.filter(api_keys::user_id.eq(user_id)).count();

@@ -159,6 +159,12 @@ impl ModelCost {
         Ok(i64::try_from(ids.len()).unwrap_or(cap))
     }
 
+    /// The row with this id.
+    pub async fn find(conn: &mut Conn, id: i64) -> Result<Option<Self>, DbError> {
+        let query = model_costs::table.find(id);
+        Ok(on_conn!(conn, c => query.select(Self::as_select()).first(c).await.optional())?)
+    }
+
     /// Every row of one region and id, what is valid latest first.
     pub async fn history(
         conn: &mut Conn,

@@ -2,6 +2,7 @@
 //! shorter ones by [`build`], and from then on change with their rows, too.
 
 pub mod build;
+pub mod people;
 pub mod read;
 
 use std::{
@@ -176,9 +177,27 @@ impl Measures {
         }
     }
 
+    /// Of the calls whose duration is known.
+    pub fn average_duration_ms(&self) -> Option<i64> {
+        average(self.duration_ms, self.duration_count)
+    }
+
+    pub fn average_first_byte_ms(&self) -> Option<i64> {
+        average(self.first_byte_ms, self.first_byte_count)
+    }
+
+    /// What the calls cost whose cost is known; `None` = of none that cost anything.
+    pub fn known_cost(&self) -> Option<i64> {
+        (self.unpriced == 0 || self.cost_nano_usd > 0).then_some(self.cost_nano_usd)
+    }
+
     pub fn is_zero(&self) -> bool {
         *self == Self::default()
     }
+}
+
+fn average(sum: i64, count: i64) -> Option<i64> {
+    (count > 0).then(|| (sum + count / 2) / count)
 }
 
 impl Add for Measures {

@@ -100,6 +100,19 @@ pub struct UsageRecord {
     pub client_agent_id: Option<String>,
 }
 
+impl UsageRecord {
+    /// Tokens of all classes that are known; `None` = of none.
+    pub fn total_tokens(&self) -> Option<i64> {
+        let counts = [
+            self.input_tokens,
+            self.output_tokens,
+            self.cache_write_tokens,
+            self.cache_read_tokens,
+        ];
+        counts.iter().any(Option::is_some).then(|| counts.iter().flatten().sum())
+    }
+}
+
 /// What became of rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Inserted {
@@ -223,6 +236,23 @@ pub async fn costed(
 ) -> Result<Vec<Costed>, DbError> {
     let (time, id) = after.unwrap_or((from, 0));
     Ok(on_conn!(conn, c => costed_after!(time, id, limit).load(c).await)?)
+}
+
+impl Costed {
+    /// What it adds to a sum, but for its times; `failed` is what its outcome says.
+    pub fn measures(&self, failed: bool) -> Measures {
+        Measures {
+            requests: 1,
+            errors: i64::from(failed),
+            input_tokens: self.input_tokens.unwrap_or(0),
+            output_tokens: self.output_tokens.unwrap_or(0),
+            cache_write_tokens: self.cache_write_tokens.unwrap_or(0),
+            cache_write_1h_tokens: self.cache_write_1h_tokens.unwrap_or(0),
+            cache_read_tokens: self.cache_read_tokens.unwrap_or(0),
+            estimated: i64::from(self.estimated),
+            ..Measures::of_cost(self.cost_nano_usd)
+        }
+    }
 }
 
 /// A row's cost and the price that made it.
@@ -365,6 +395,23 @@ pub async fn list(
             .limit(limit)
             .select(UsageRecord::as_select());
         page.load(c).await
+    })?)
+}
+
+/// One row, by its id.
+pub async fn find(conn: &mut Conn, id: i64) -> Result<Option<UsageRecord>, DbError> {
+    let query = usage_records::table.find(id);
+    Ok(on_conn!(conn, c => query.select(UsageRecord::as_select()).first(c).await.optional())?)
+}
+
+/// What the newest rows used and cost, so many at most.
+pub async fn newest(conn: &mut Conn, filter: &Filter, limit: i64) -> Result<Vec<Costed>, DbError> {
+    Ok(on_conn!(conn, c => {
+        let rows = filtered!(filter)
+            .order((usage_records::request_time.desc(), usage_records::id.desc()))
+            .limit(limit)
+            .select(Costed::as_select());
+        rows.load(c).await
     })?)
 }
 

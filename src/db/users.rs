@@ -164,6 +164,25 @@ impl UserRecord {
         Ok(found.flatten())
     }
 
+    /// What these people are called: see [`Self::called`].
+    pub async fn names(
+        conn: &mut Conn,
+        ids: &[i64],
+    ) -> Result<std::collections::HashMap<i64, String>, DbError> {
+        if ids.is_empty() {
+            return Ok(std::collections::HashMap::new());
+        }
+        let query = users::table.filter(users::id.eq_any(ids));
+        let found: Vec<Self> = on_conn!(conn, c => query.select(Self::as_select()).load(c).await)?;
+        Ok(found.into_iter().map(|user| (user.id, user.called())).collect())
+    }
+
+    /// What pages call somebody: the address, or else the name.
+    pub fn called(self) -> String {
+        let id = self.id;
+        self.email.or(self.display_name).unwrap_or_else(|| format!("person {id}"))
+    }
+
     /// The person with this id at this provider.
     pub async fn by_subject(
         conn: &mut Conn,

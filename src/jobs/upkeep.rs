@@ -8,6 +8,7 @@ use crate::{
         Conn, DbError, Timestamp,
         audit::{self, Origin},
         levels,
+        period::Period,
         summaries::{
             Measures,
             read::{self, Dimension, Selection},
@@ -58,7 +59,8 @@ pub struct Unpriced {
     pub lack: Lack,
 }
 
-/// Models that were called in the last days and whose calls have no known cost, those with most calls first.
+/// Models that were called in the last days, the first of them from its start, and whose calls have no known cost; those
+/// with most calls first.
 ///
 /// # Errors
 /// The database's.
@@ -69,7 +71,10 @@ pub async fn without_price(
 ) -> Result<Vec<Unpriced>, DbError> {
     let levels = levels::read(conn).await?;
     let start = now.checked_sub_signed(TimeDelta::days(i64::from(days)));
-    let (start, end) = read::widened(&levels, start.unwrap_or_else(levels::earliest), now);
+    // Bounds of periods, so that summaries tell all of it.
+    let start = Period::Daily.floor(start.unwrap_or_else(levels::earliest));
+    let end = Period::Hourly.next(Period::Hourly.floor(now));
+    let (start, end) = read::widened(&levels, start, end);
     let selection = Selection::new(None, None, &[Dimension::Model, Dimension::Region]);
     let groups = read::total(conn, &levels, &selection, start, end).await?;
     let groups: Vec<_> = groups.into_iter().filter(|(_, measures)| measures.unpriced > 0).collect();

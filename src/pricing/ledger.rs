@@ -153,15 +153,20 @@ impl Lack {
 
 fn book(rows: Vec<ModelCost>) -> Book {
     Book::new(rows.into_iter().map(|row| {
-        let price = Price {
-            id: row.id,
-            valid_from: row.valid_from,
-            ended: row.ended,
-            rates: rates(&row),
-            long: long(&row),
-        };
+        let price = price(&row);
         (row.region, row.model_id, price)
     }))
+}
+
+/// What a row says.
+pub fn price(row: &ModelCost) -> Price {
+    Price {
+        id: row.id,
+        valid_from: row.valid_from,
+        ended: row.ended,
+        rates: rates(row),
+        long: long(row),
+    }
 }
 
 /// The prices of a row.

@@ -3,10 +3,12 @@
 
 mod admin;
 mod connect;
+mod figures;
 mod home;
 mod keys;
 mod sessions;
 mod sign_in;
+mod usage;
 
 use std::sync::Arc;
 
@@ -61,6 +63,8 @@ pub fn configure(config: &mut web::ServiceConfig) {
         .service(web::resource("/keys/{key_id}/rename").route(web::post().to(keys::rename)))
         .service(web::resource("/keys/{key_id}/rotate").route(web::post().to(keys::rotate)))
         .service(web::resource("/keys/{key_id}/revoke").route(web::post().to(keys::revoke)))
+        .service(web::resource("/usage").route(web::get().to(usage::own)))
+        .service(web::resource("/usage/calls/{id}").route(web::get().to(usage::one::own)))
         .service(web::resource("/sessions").route(web::get().to(sessions::list)))
         .service(web::resource("/sessions/{id}/end").route(web::post().to(sessions::end)))
         .configure(admin::configure)
@@ -132,8 +136,7 @@ impl Viewer {
 /// Who somebody is, as pages call them.
 pub async fn name_of(conn: &mut Conn, identity: &Identity) -> Result<String, DbError> {
     let user = UserRecord::find(conn, identity.user_id).await?;
-    let name = user.and_then(|user| user.email.or(user.display_name));
-    Ok(name.unwrap_or_else(|| format!("person {}", identity.user_id)))
+    Ok(user.map_or_else(|| format!("person {}", identity.user_id), UserRecord::called))
 }
 
 fn here(request: &HttpRequest) -> String {

@@ -121,3 +121,8 @@ async fn a_person_points_tools_here_and_tests_the_way() {
     let refused = "refused=jp.anthropic.claude-opus-4-1-20250805-v1:0";
     passes_at(TestServerBuilder::new().set("MODELS__ALIASES", refused), "connect", 4).await;
 }
+
+#[actix_web::test]
+async fn usage_is_narrowed_paged_through_and_taken_away() {
+    passes("usage", 3).await;
+}

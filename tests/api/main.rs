@@ -45,3 +45,4 @@ mod streams_admin;
 mod summaries;
 mod tokens;
 mod usage;
+mod usage_pages;

@@ -108,6 +108,7 @@ impl Cell {
         };
         let id = match *path {
             "/anthropic/v1/models/{id}" => "claude-sonnet-4-5",
+            "/usage/calls/{id}" | "/admin/usage/calls/{id}" => "999999",
             "/auth/sessions/{id}" | "/sessions/{id}/end" => "00000000-0000-4000-8000-000000000000",
             _ => "1",
         };
@@ -115,7 +116,7 @@ impl Cell {
             ("POST", "/api/keys" | "/keys") => 201,
             // Nobody has such a session or key: somebody else's are not to be told from those.
             ("DELETE", "/auth/sessions/{id}") | ("POST", "/sessions/{id}/end") => 404,
-            (_, path) if path.contains("{key_id}") => 404,
+            (_, path) if path.contains("{key_id}") || path.contains("/usage/calls/") => 404,
             ("DELETE" | "POST", "/api/admin/users/{id}/sessions" | "/auth/logout") => 204,
             // Nothing streams.
             ("DELETE", "/api/admin/streams/{id}") => 404,
@@ -205,7 +206,7 @@ impl Cell {
             Access::Person if key => 403,
             Access::Admin if admin => self.let_in,
             Access::Admin if cookie || token || key => 403,
-            Access::Page if cookie => 200,
+            Access::Page if cookie => self.let_in,
             Access::AdminPage if admin && cookie => self.let_in,
             Access::AdminPage if cookie => 403,
             Access::Page | Access::AdminPage => 303,

@@ -86,6 +86,29 @@ async fn use_everything(app: &TestServer, pool: &Pool, now: db::Timestamp) {
         let path = format!("/api/admin/usage/export?{filter}{range}");
         assert_eq!(app.get(&path).bearer(&admin).send().await.status, 200, "{path}");
     }
+    // What the pages of usage ask for besides.
+    let mut conn = pool.reader().await.unwrap();
+    for (user_id, key_id, model, outcome) in [
+        (None, None, None, "timeout"),
+        (Some(3), None, None, "success"),
+        (Some(3), Some(3), None, "timeout"),
+        (None, None, Some("us.anthropic.claude-sonnet-5"), "success"),
+    ] {
+        let filter = usage::Filter {
+            user_id,
+            key_id,
+            model: model.map(str::to_owned),
+            outcome: Some(outcome.to_owned()),
+            start: Some(from),
+            end: Some(to),
+            ..usage::Filter::default()
+        };
+        let newest = usage::newest(&mut conn, &filter, 20).await.unwrap();
+        for call in newest.iter().take(1) {
+            assert!(usage::find(&mut conn, call.id).await.unwrap().is_some());
+        }
+    }
+    drop(conn);
     for by in ["model", "user", "key,region,endpoint", ""] {
         for who in ["", "&user_id=3"] {
             let path =

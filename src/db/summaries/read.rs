@@ -57,18 +57,32 @@ impl Dimension {
     }
 }
 
-/// Whose usage, of which model, and what it is grouped by.
+/// Whose usage, of which model, region and key, and what it is grouped by.
 #[derive(Debug, Clone, Default)]
 pub struct Selection {
     pub user_id: Option<i64>,
     pub model_id: Option<String>,
+    pub region: Option<String>,
+    /// A key has one owner: whoever asks for one says whose it is, too, or everybody's keys are looked through.
+    pub key_id: Option<i64>,
     by: Vec<Dimension>,
 }
 
 impl Selection {
     pub fn new(user_id: Option<i64>, model_id: Option<String>, by: &[Dimension]) -> Self {
         let by = Dimension::ALL.into_iter().filter(|dimension| by.contains(dimension)).collect();
-        Self { user_id, model_id, by }
+        Self { user_id, model_id, by, ..Self::default() }
+    }
+
+    /// The same, in this region and with this key alone.
+    pub fn within(self, region: Option<String>, key_id: Option<i64>) -> Self {
+        Self { region, key_id, ..self }
+    }
+
+    /// The same, grouped by these.
+    pub fn by(self, by: &[Dimension]) -> Self {
+        let Self { user_id, model_id, region, key_id, .. } = self;
+        Self::new(user_id, model_id, by).within(region, key_id)
     }
 
     /// Whether this is one of its groups, by what they tell apart.
@@ -91,8 +105,10 @@ impl Selection {
     fn detail(&self) -> &'static str {
         let people = self.user_id.is_some() || self.is_by(Dimension::User);
         let names = [Dimension::Model, Dimension::Region, Dimension::Endpoint];
-        let names = self.model_id.is_some() || names.into_iter().any(|name| self.is_by(name));
-        match (people, names, self.is_by(Dimension::Key)) {
+        let names = self.model_id.is_some()
+            || self.region.is_some()
+            || names.into_iter().any(|name| self.is_by(name));
+        match (people, names, self.key_id.is_some() || self.is_by(Dimension::Key)) {
             (false, _, false) => super::EVERYBODY,
             (true, false, false) => super::PERSON,
             _ => super::KEY,
@@ -208,8 +224,9 @@ pub fn widened(levels: &Levels, start: Timestamp, end: Timestamp) -> (Timestamp,
         (Level::Summaries(Period::Daily), Period::Monthly),
     ] {
         let cleaned = levels.cleaned_before(level);
-        // An end is cut out of the period that holds it; one on a bound cuts nothing.
-        if coarser.floor(start) < cleaned {
+        // What is missing before a start is not needed; an end is cut out of the whole period that holds it, and one on
+        // a bound cuts nothing.
+        if start < cleaned {
             start = coarser.floor(start);
         }
         if coarser.floor(end) < cleaned {
@@ -219,14 +236,32 @@ pub fn widened(levels: &Levels, start: Timestamp, end: Timestamp) -> (Timestamp,
     (start, end)
 }
 
-/// What the total of a range, [`widened`], is put together from: the longest periods that fit.
-fn total_segments(levels: &Levels, start: Timestamp, end: Timestamp) -> Vec<Segment> {
+/// What the sums of a range, [`widened`], are put together from: the longest periods that fit, and are parts of `by`, if
+/// the sums are by that.
+pub(super) fn total_segments(
+    levels: &Levels,
+    start: Timestamp,
+    end: Timestamp,
+    by: Option<Period>,
+) -> Vec<Segment> {
+    let periods: &[Period] = match by {
+        None => &[Period::Monthly, Period::Weekly, Period::Daily, Period::Hourly],
+        Some(Period::Monthly) => &[Period::Monthly, Period::Daily, Period::Hourly],
+        Some(Period::Weekly) => &[Period::Weekly, Period::Daily, Period::Hourly],
+        Some(Period::Daily) => &[Period::Daily, Period::Hourly],
+        Some(Period::Hourly) => &[Period::Hourly],
+    };
     let mut segments = Vec::new();
     let mut open = vec![(start, end)];
-    for period in [Period::Monthly, Period::Daily, Period::Hourly] {
+    for &period in periods {
         let mut left = Vec::new();
         for (from, to) in open {
-            let first = period.ceil(from);
+            // Days may be kept for longer than the weeks that are made of them.
+            let kept = match period {
+                Period::Weekly => from.max(levels.cleaned_before(Level::Summaries(period))),
+                _ => from,
+            };
+            let first = period.ceil(kept);
             let last = period.floor(to).min(levels.built_before(period));
             if first >= last {
                 left.push((from, to));
@@ -251,10 +286,29 @@ pub async fn total(
     end: Timestamp,
 ) -> Result<Groups, DbError> {
     let mut groups = Groups::new();
-    for segment in total_segments(levels, start, end) {
+    for segment in total_segments(levels, start, end, None) {
         let statement = Statement::new(selection, segment, None);
         for (group, measures) in statement.all(conn).await? {
             *groups.entry(Group { period_start: start, ..group }).or_default() += measures;
+        }
+    }
+    Ok(groups)
+}
+
+/// The sums of a range of whole days, [`widened`], by group and period; of a period that the range cuts, the part inside.
+pub async fn by_period(
+    conn: &mut Conn,
+    levels: &Levels,
+    selection: &Selection,
+    (start, end): (Timestamp, Timestamp),
+    period: Period,
+) -> Result<Groups, DbError> {
+    let mut groups = Groups::new();
+    for segment in total_segments(levels, start, end, Some(period)) {
+        let statement = Statement::new(selection, segment, Some(period));
+        for (group, measures) in statement.all(conn).await? {
+            let period_start = period.floor(group.period_start);
+            *groups.entry(Group { period_start, ..group }).or_default() += measures;
         }
     }
     Ok(groups)
@@ -387,6 +441,14 @@ impl<'a> Statement<'a> {
             values.push(Value::Text(model_id.clone()));
             text.push_str(&format!(" AND model_id = ${}", values.len()));
         }
+        if let Some(region) = &self.selection.region {
+            values.push(Value::Text(region.clone()));
+            text.push_str(&format!(" AND region = ${}", values.len()));
+        }
+        if let Some(key_id) = self.selection.key_id {
+            values.push(Value::Number(key_id));
+            text.push_str(&format!(" AND key_id = ${}", values.len()));
+        }
         (text, values)
     }
 
@@ -426,11 +488,24 @@ impl<'a> Statement<'a> {
         text
     }
 
+    /// SQLite, which has no statistics here, would read everybody's sums of the range for those of one person.
+    fn hinted(&self, conn: &Conn, text: String) -> String {
+        match conn {
+            Conn::Sqlite(_) if self.selection.user_id.is_some() => text.replacen(
+                " FROM usage_summaries ",
+                " FROM usage_summaries INDEXED BY usage_summaries_user ",
+                1,
+            ),
+            _ => text,
+        }
+    }
+
     /// All groups.
     async fn all(&self, conn: &mut Conn) -> Result<Vec<(Group, Measures)>, DbError> {
         let (source, values) = self.source();
         // A sum of nothing would be a row, too, where nothing is grouped by.
         let text = format!("{}{source}{} HAVING COUNT(*) > 0", self.select(), self.grouped());
+        let text = self.hinted(conn, text);
         let rows: Vec<Row> = load!(conn, text.clone(), values)?;
         Ok(rows.into_iter().map(|row| (row.group, row.measures.into())).collect())
     }
@@ -443,6 +518,7 @@ impl<'a> Statement<'a> {
             self.grouped(),
             values.len()
         );
+        let text = self.hinted(conn, text);
         let counted: Vec<Counted> = load!(conn, text.clone(), values)?;
         Ok(counted.into_iter().next().map_or(0, |counted| counted.count))
     }
@@ -484,6 +560,7 @@ impl<'a> Statement<'a> {
             values.len() - 1,
             values.len()
         );
+        let text = self.hinted(conn, text);
         let rows: Vec<Row> = load!(conn, text.clone(), values)?;
         Ok(rows.into_iter().map(|row| (row.group, row.measures.into())).collect())
     }

@@ -132,7 +132,6 @@ pub struct Summary {
 
 impl Summary {
     fn new(period_type: &'static str, period_end: Timestamp, group: Group, sums: Measures) -> Self {
-        let average = |sum: i64, count: i64| (count > 0).then(|| (sum + count / 2) / count);
         Self {
             period_type,
             period_start: group.period_start,
@@ -150,18 +149,13 @@ impl Summary {
             total_cache_write_1h_tokens: sums.cache_write_1h_tokens,
             total_cache_read_tokens: sums.cache_read_tokens,
             total_tokens: sums.tokens(),
-            avg_response_time_ms: average(sums.duration_ms, sums.duration_count),
-            avg_time_to_first_byte_ms: average(sums.first_byte_ms, sums.first_byte_count),
-            total_cost_usd: cost(&sums).map(dollars),
+            avg_response_time_ms: sums.average_duration_ms(),
+            avg_time_to_first_byte_ms: sums.average_first_byte_ms(),
+            total_cost_usd: sums.known_cost().map(dollars),
             unpriced_requests: sums.unpriced,
             estimated_requests: sums.estimated,
         }
     }
-}
-
-/// The cost of the calls whose cost is known; `None` = of none that cost anything.
-pub fn cost(sums: &Measures) -> Option<i64> {
-    (sums.unpriced == 0 || sums.cost_nano_usd > 0).then_some(sums.cost_nano_usd)
 }
 
 /// What somebody used of each model since `start`.

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use super::export::{self, Format};
 use crate::{
     db::{
-        Timestamp,
+        Conn, Timestamp,
         usage::{self, COUNT_CAP, Filter, From, UsageRecord},
     },
     pricing::money::dollars,
@@ -33,15 +33,16 @@ use crate::{
 };
 
 /// What every list of calls can be narrowed to.
-struct Given {
-    user_id: Option<i64>,
-    model: Option<String>,
-    region: Option<String>,
-    key_id: Option<i64>,
-    outcome: Option<String>,
-    success_only: Option<bool>,
-    start_date: Option<String>,
-    end_date: Option<String>,
+#[derive(Debug, Default)]
+pub struct Given {
+    pub user_id: Option<i64>,
+    pub model: Option<String>,
+    pub region: Option<String>,
+    pub key_id: Option<i64>,
+    pub outcome: Option<String>,
+    pub success_only: Option<bool>,
+    pub start_date: Option<String>,
+    pub end_date: Option<String>,
 }
 
 /// A query with these filters and some members of its own; one struct each, as unknown parameters are refused.
@@ -190,9 +191,7 @@ pub struct Record {
 
 impl std::convert::From<UsageRecord> for Record {
     fn from(row: UsageRecord) -> Self {
-        let counts =
-            [row.input_tokens, row.output_tokens, row.cache_write_tokens, row.cache_read_tokens];
-        let known = counts.iter().any(Option::is_some);
+        let total_tokens = row.total_tokens();
         Self {
             id: row.id,
             call_id: row.call_id,
@@ -212,7 +211,7 @@ impl std::convert::From<UsageRecord> for Record {
             cache_write_tokens: row.cache_write_tokens,
             cache_write_1h_tokens: row.cache_write_1h_tokens,
             cache_read_tokens: row.cache_read_tokens,
-            total_tokens: known.then(|| counts.iter().flatten().sum()),
+            total_tokens,
             estimated: row.estimated,
             success: row.outcome == "success",
             outcome: row.outcome,
@@ -375,20 +374,11 @@ async fn answer(
         let format = Format::read(Some(&format))?;
         return export::respond(worker, filter(given)?, format).map(Answer::File);
     }
-    let Page { limit, offset, .. } = page;
-    let from = match &page.cursor {
-        Some(cursor) => read_cursor(cursor).ok_or_else(no_cursor)?,
-        None => From::Offset(offset),
-    };
     let filter = filter(given)?;
     let mut conn = worker.shared.pool.reader().await?;
-    let rows = usage::list(&mut conn, &filter, from, limit).await?;
+    let (rows, next_cursor) = page_of(&mut conn, &filter, &page).await?;
     let counted = usage::count(&mut conn, &filter).await?;
-    let full = rows.len() as i64 == limit;
-    let place = |last: &UsageRecord| {
-        write_cursor(format!("{}:{}", last.request_time.and_utc().timestamp_millis(), last.id))
-    };
-    let next_cursor = rows.last().filter(|_| full).map(place);
+    let Page { limit, offset, .. } = page;
     Ok(Answer::Page(Json(Records {
         records: rows.into_iter().map(Record::from).collect(),
         total: counted.min(COUNT_CAP),
@@ -399,17 +389,43 @@ async fn answer(
     })))
 }
 
-fn filter(given: Given) -> Result<Filter, ApiError> {
-    const OUTCOMES: [&str; 8] = [
-        "success",
-        "upstream_error",
-        "upstream_cut",
-        "timeout",
-        "client_disconnect",
-        "revoked",
-        "shutdown",
-        "interrupted",
-    ];
+/// A page of calls, and the cursor of the next one, if there may be one.
+///
+/// # Errors
+/// 400 for a cursor that is none; the database's.
+pub async fn page_of(
+    conn: &mut Conn,
+    filter: &Filter,
+    page: &Page,
+) -> Result<(Vec<UsageRecord>, Option<String>), ApiError> {
+    let from = match &page.cursor {
+        Some(cursor) => read_cursor(cursor).ok_or_else(no_cursor)?,
+        None => From::Offset(page.offset),
+    };
+    let rows = usage::list(conn, filter, from, page.limit).await?;
+    let full = rows.len() as i64 == page.limit;
+    let place = |last: &UsageRecord| {
+        write_cursor(format!("{}:{}", last.request_time.and_utc().timestamp_millis(), last.id))
+    };
+    let next = rows.last().filter(|_| full).map(place);
+    Ok((rows, next))
+}
+
+/// How calls end.
+pub const OUTCOMES: [&str; 8] = [
+    "success",
+    "upstream_error",
+    "upstream_cut",
+    "timeout",
+    "client_disconnect",
+    "revoked",
+    "shutdown",
+    "interrupted",
+];
+
+/// # Errors
+/// 400 for what is no outcome, name or time.
+pub fn filter(given: Given) -> Result<Filter, ApiError> {
     let outcome = match (given.outcome, given.success_only.unwrap_or(false)) {
         (Some(outcome), _) if !OUTCOMES.contains(&outcome.as_str()) => {
             return Err(ApiError::parameter(

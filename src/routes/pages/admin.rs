@@ -1,4 +1,4 @@
-//! Pages for admins: prices, people, what was done, what runs and what streams, and how the service is.
+//! Pages for admins: everybody's usage, prices, people, what was done, what runs and what streams, and how the service is.
 
 mod audit;
 mod costs;
@@ -6,15 +6,20 @@ mod health;
 mod import;
 mod jobs;
 mod list;
+mod overview;
 mod people;
 mod person;
 mod streams;
+mod usage;
 
 use actix_web::web;
 
 /// Mounts the pages for admins.
 pub fn configure(config: &mut web::ServiceConfig) {
     config
+        .service(web::resource("/admin").route(web::get().to(overview::show)))
+        .service(web::resource("/admin/usage").route(web::get().to(usage::list)))
+        .service(web::resource("/admin/usage/calls/{id}").route(web::get().to(usage::one)))
         .service(web::resource("/admin/users").route(web::get().to(people::list)))
         .service(web::resource("/admin/users/{id}").route(web::get().to(person::show)))
         .service(web::resource("/admin/users/{id}/state").route(web::post().to(person::set_state)))

@@ -186,7 +186,7 @@ async fn keys_of(worker: &Worker, id: i64, asked: &Asked) -> Result<(KeyList, Pa
 impl PersonPage {
     /// The cost of calls; what of it is not known is told beside it.
     fn cost(&self, sums: &Measures) -> show::Cost {
-        show::Cost(summaries::cost(sums))
+        show::Cost(sums.known_cost())
     }
 
     fn key_mood(&self, key: &KeyEntry) -> &'static str {
