@@ -227,16 +227,19 @@ pub fn count(number: i64) -> String {
     // 999,950 is a million, not 1000k.
     let unit = UNITS.into_iter().find(|(unit, _)| size >= unit - unit / 2_000);
     let Some((unit, name)) = unit else { return grouped(number) };
-    let hundredths = (u128::from(size) * 100 + u128::from(unit) / 2) / u128::from(unit);
-    let (whole, rest) = (hundredths / 100, hundredths % 100);
-    match whole {
-        0..10 => format!("{sign}{whole}.{rest:02}{name}"),
-        10..100 => format!(
-            "{sign}{}.{}{name}",
-            (hundredths + 5) / 1000 * 10 + (hundredths + 5) / 100 % 10,
-            (hundredths + 5) / 10 % 10
-        ),
-        _ => format!("{sign}{}{name}", (hundredths + 50) / 100),
+    let places = match size / unit {
+        ..10 => 2,
+        10..100 => 1,
+        _ => 0,
+    };
+    let scale = 10u128.pow(places);
+    let rounded = (u128::from(size) * scale + u128::from(unit) / 2) / u128::from(unit);
+    match places {
+        0 => format!("{sign}{rounded}{name}"),
+        places => {
+            let width = places as usize;
+            format!("{sign}{}.{:0width$}{name}", rounded / scale, rounded % scale)
+        }
     }
 }
 

@@ -104,7 +104,10 @@ pub async fn show(
         Some(text) => text.parse().ok().filter(|days| RANGES.contains(days)),
     };
     let (found, problem) = match days {
-        Some(days) => (Some(find(&mut conn, days, db::now()).await?), None),
+        Some(days) => {
+            drop(conn);
+            (Some(find(&worker, days, db::now()).await?), None)
+        }
         None => {
             let error = ApiError::parameter("days", "days must be 7, 30 or 90.");
             (None, Some(Problem::of(error)?))
@@ -115,22 +118,38 @@ pub async fn show(
     Ok(templates::answer(status, &OverviewPage { shell, problem, ranges, found }))
 }
 
-async fn find(conn: &mut Conn, days: u64, now: Timestamp) -> Result<Found, ApiError> {
+/// Three questions at once, each on a connection of its own: together they take as long as the longest.
+async fn find(worker: &Worker, days: u64, now: Timestamp) -> Result<Found, ApiError> {
     let today = now.date();
-    let levels = levels::read(conn).await?;
-    let range = Range::of(conn, &levels, Span::last(days, today), today).await?;
-    let models = ByModel::read(conn, &levels, Selection::default(), range).await?;
-    let everybody = Selection::default();
-    let recently = Recently::all(conn, &levels, &everybody, &models, (days, today)).await?;
-    let span = (range.start, range.end);
-    let regions = Selection::new(None, None, &[Dimension::Region]);
-    let regions = read::total(conn, &levels, &regions, span.0, span.1).await?;
-    let spenders = people::top(conn, &levels, span, MOST_SPENDERS).await?;
-    let movers = movers(conn, &levels, today).await?;
-    let ids = spenders.iter().map(|one| one.user_id);
-    let ids = ids.chain(movers.iter().flatten().map(|mover| mover.user_id));
-    let names = UserRecord::names(conn, &ids.collect::<Vec<_>>()).await?;
-    let unpriced = upkeep::without_price(conn, upkeep::DAYS, now).await?;
+    let pool = &worker.shared.pool;
+    let sums = async {
+        let conn = &mut pool.reader().await?;
+        let levels = levels::read(conn).await?;
+        let range = Range::of(conn, &levels, Span::last(days, today), today).await?;
+        let everybody = Selection::default();
+        let models = ByModel::read(conn, &levels, everybody.clone(), range).await?;
+        let recently = Recently::all(conn, &levels, &everybody, &models, (days, today)).await?;
+        let regions = Selection::new(None, None, &[Dimension::Region]);
+        let regions = read::total(conn, &levels, &regions, range.start, range.end).await?;
+        Ok::<_, ApiError>((models, recently, regions))
+    };
+    let people = async {
+        let conn = &mut pool.reader().await?;
+        let levels = levels::read(conn).await?;
+        let range = Range::of(conn, &levels, Span::last(days, today), today).await?;
+        let spenders = people::top(conn, &levels, (range.start, range.end), MOST_SPENDERS).await?;
+        let movers = movers(conn, &levels, today).await?;
+        let ids = spenders.iter().map(|one| one.user_id);
+        let ids = ids.chain(movers.iter().flatten().map(|mover| mover.user_id));
+        let names = UserRecord::names(conn, &ids.collect::<Vec<_>>()).await?;
+        Ok((spenders, movers, names))
+    };
+    let unpriced = async {
+        let conn = &mut pool.reader().await?;
+        Ok(upkeep::without_price(conn, upkeep::DAYS, now).await?)
+    };
+    let ((models, recently, regions), (spenders, movers, names), unpriced) =
+        futures_util::try_join!(sums, people, unpriced)?;
 
     let total = models.total();
     let whole = total.cost_nano_usd;
@@ -155,7 +174,7 @@ async fn find(conn: &mut Conn, days: u64, now: Timestamp) -> Result<Found, ApiEr
         recently,
         total,
         cached: cache_hits(&total),
-        widened: range.widened,
+        widened: models.range.widened,
         spend: models.figure("spend", Measure::Cost),
         errors: models.errors("errors"),
         times: models.times("times"),
