@@ -561,7 +561,10 @@ fn worker_app(
     App::new()
         .app_data(Data::new(worker))
         .app_data(QueryConfig::default().error_handler(|error, _| error::query(&error).into()))
-        .app_data(PathConfig::default().error_handler(|error, _| error::path(&error).into()))
+        .app_data(
+            PathConfig::default()
+                .error_handler(|error, request| error::path(&error, request).into()),
+        )
         .wrap(from_fn(error::in_shape))
         .wrap(Condition::new(!wiring.cors_origins.is_empty(), cors(&wiring.cors_origins)))
         .wrap(from_fn(surface::guard))

@@ -8,17 +8,17 @@ use clap::Parser;
 
 use super::{
     key,
-    seed::{self, Identity, Instead},
-    serve, user,
+    seed::{self, Identity},
+    serve,
 };
 use crate::{
-    auth::{AdminRule, keys::Keys},
+    auth::keys::Keys,
     cli::open_database,
-    db::{self, Timestamp, api_keys::ApiKeyRecord, audit::Origin},
+    db::{self, Timestamp, audit::Origin},
     jobs::Rules,
     pricing::ledger,
-    sample::{Plan, Who},
-    settings::{Need, Settings},
+    sample::Plan,
+    settings::{LOCAL_PROVIDER, Need, Settings},
     simulator::{
         Simulator, SimulatorConfig,
         identity::{IdentityConfig, IdentityProvider},
@@ -58,25 +58,23 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let log = telemetry::init(&settings.logging)?;
     let pool = open_database(&settings.database).await?;
     let mut conn = pool.writer().await?;
-    let admins = AdminRule::new(&settings.admin, &settings.oauth);
-    let demo = user::create(&mut conn, EMAIL, Some("Demo"), &admins).await?;
-    let keys = Keys::new(&settings)?;
-    let api_key = key::create(&mut conn, EMAIL, "demo", Some(1), &settings.api_keys, &keys).await?;
-    let own = ApiKeyRecord::list(&mut conn, Some(demo.id), 1).await?;
     ledger::seed(&mut conn, false, &Origin::service()).await?;
     drop(conn);
-    let who = Who { user_id: demo.id, key_ids: own.iter().map(|key| key.id).collect() };
-    // The provider's people have a month behind them when they sign in for the first time.
-    let person = |subject, email, display_name, admin| {
-        Instead::New(Identity { provider: PROVIDER, subject, email, display_name, admin })
+    // They have a month behind them when they sign in for the first time.
+    let person = |provider, subject, email, display_name| {
+        let admin = email == ADMIN;
+        Identity { provider, subject, email, display_name, admin }
     };
-    let instead = [
-        person("1001", ADMIN, "Demo Admin", true),
-        Instead::Known(who),
-        person("1002", "developer@example.com", "Demo Developer", false),
+    let people = [
+        person(PROVIDER, "1001", ADMIN, "Demo Admin"),
+        person(LOCAL_PROVIDER, EMAIL, EMAIL, "Demo"),
+        person(PROVIDER, "1002", "developer@example.com", "Demo Developer"),
     ];
     let plan = month(db::now());
-    seed::fill(&pool, &Rules::new(&settings)?, &plan, &instead, &|_progress| {}).await?;
+    seed::fill(&pool, &Rules::new(&settings)?, &plan, &people, &|_progress| {}).await?;
+    let keys = Keys::new(&settings)?;
+    let conn = &mut pool.writer().await?;
+    let api_key = key::create(conn, EMAIL, "demo", Some(1), &settings.api_keys, &keys).await?;
     pool.close();
 
     let application = Application::build(settings).await?;

@@ -1,6 +1,6 @@
 //! `bedrock_proxy seed`: default prices and, in a database without usage, a year of an invented company's.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 use chrono::{Days, NaiveTime, TimeDelta};
@@ -82,14 +82,6 @@ impl Args {
     }
 }
 
-/// Who takes the place of a person of a plan.
-pub enum Instead<'a> {
-    /// Somebody who is there.
-    Known(Who),
-    /// Somebody who is yet to be made, with the plan's keys.
-    New(Identity<'a>),
-}
-
 /// Who somebody is.
 pub struct Identity<'a> {
     pub provider: &'a str,
@@ -108,27 +100,20 @@ pub async fn fill(
     pool: &Pool,
     rules: &Rules,
     plan: &Plan,
-    instead: &[Instead<'_>],
+    instead: &[Identity<'_>],
     tell: &dyn Fn(Progress<'_>),
 ) -> anyhow::Result<u64> {
     let mut who = Vec::with_capacity(plan.people);
     for (number, person) in sample::people(plan).into_iter().enumerate() {
-        let one = match instead.get(number) {
-            Some(Instead::Known(known)) => known.clone(),
-            Some(Instead::New(identity)) => {
-                create(&mut pool.writer().await?, &person, identity, plan.end).await?
-            }
-            None => {
-                let identity = Identity {
-                    provider: LOCAL_PROVIDER,
-                    subject: &person.email,
-                    email: &person.email,
-                    display_name: &person.display_name,
-                    admin: false,
-                };
-                create(&mut pool.writer().await?, &person, &identity, plan.end).await?
-            }
+        let invented = Identity {
+            provider: LOCAL_PROVIDER,
+            subject: &person.email,
+            email: &person.email,
+            display_name: &person.display_name,
+            admin: false,
         };
+        let identity = instead.get(number).unwrap_or(&invented);
+        let one = create(&mut pool.writer().await?, &person, identity, plan).await?;
         who.push(one);
         tell(Progress { doing: "people", done: number as u64, of: Some(plan.people as u64) });
     }
@@ -142,10 +127,13 @@ pub async fn fill(
     let calls = sample.calls();
     let mut jobs_at = plan.start.and_time(NaiveTime::MIN);
     let mut batch: Vec<NewUsage> = Vec::with_capacity(BATCH);
-    let mut done = 0;
+    let (mut done, mut last_used) = (0, HashMap::new());
     for mut row in sample {
         (row.cost_nano_usd, row.price_id) = ledger.price(&row);
         let time = row.request_time;
+        if let Some(id) = row.key_id {
+            last_used.insert(id, time);
+        }
         batch.push(row);
         if batch.len() == BATCH {
             done += write(pool, &mut batch, &ledger).await?;
@@ -159,6 +147,9 @@ pub async fn fill(
     }
     done += write(pool, &mut batch, &ledger).await?;
     jobs(&work, rules, &kept, plan.end).await?;
+    for (id, time) in last_used {
+        ApiKeyRecord::touch(&mut pool.writer().await?, id, time).await?;
+    }
     Ok(done)
 }
 
@@ -189,8 +180,10 @@ async fn create(
     conn: &mut Conn,
     person: &Person,
     identity: &Identity<'_>,
-    now: Timestamp,
+    plan: &Plan,
 ) -> Result<Who, DbError> {
+    // Before anything else of the plan: the audit log is in the order of time.
+    let now = plan.start.and_time(NaiveTime::MIN);
     let origin = Origin::operator();
     let Identity { provider, subject, email, display_name, admin } = *identity;
     let new = NewUser {

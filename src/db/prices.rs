@@ -139,6 +139,26 @@ impl ModelCost {
         })?)
     }
 
+    /// The same, by id and region: `limit` after passing over `offset`.
+    pub async fn by_name(
+        conn: &mut Conn,
+        filter: &Filter,
+        now: Timestamp,
+        offset: i64,
+        limit: i64,
+    ) -> Result<Vec<Self>, DbError> {
+        let order = (
+            model_costs::model_id.asc(),
+            model_costs::region.asc(),
+            model_costs::valid_from.desc(),
+            model_costs::id.desc(),
+        );
+        Ok(on_conn!(conn, c => {
+            let query = current!(filter, now).order(order).offset(offset).limit(limit);
+            query.select(Self::as_select()).load(c).await
+        })?)
+    }
+
     /// The regions that have prices of their own now, in order.
     pub async fn regions(conn: &mut Conn) -> Result<Vec<String>, DbError> {
         let regions =

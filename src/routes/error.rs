@@ -191,7 +191,7 @@ impl Code {
             Self::InvalidParameter | Self::InvalidJson | Self::InvalidCsv | Self::UnknownField => {
                 "Go back, look over what was entered, and send it again."
             }
-            Self::NotFound => "Look over the address, or find the page in the menu.",
+            Self::NotFound => "Look over the address, or start from the overview.",
             Self::Forbidden => {
                 "If you think that you should be allowed to, ask an admin of this service."
             }
@@ -729,7 +729,10 @@ pub fn query(error: &actix_web::error::QueryPayloadError) -> ApiError {
 }
 
 /// A part of the path that is not what stands in its place, such as an id that is no number (SEC-101).
-pub fn path(error: &actix_web::error::PathError) -> ApiError {
+pub fn path(error: &actix_web::error::PathError, request: &HttpRequest) -> ApiError {
+    if Dialect::of_request(request) == Dialect::Page {
+        return ApiError::new(Code::NotFound, nothing_at(request.path()));
+    }
     let cause = match error {
         actix_web::error::PathError::Deserialize(cause) => cause.to_string(),
         other => other.to_string(),

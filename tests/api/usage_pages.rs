@@ -16,7 +16,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     export::insert,
-    helpers::{Backend, Browser, MODEL, Reply, TestServer, TestServerBuilder, on_both_databases},
+    helpers::{
+        Backend, Browser, MODEL, Reply, TestServer, TestServerBuilder, form, on_both_databases,
+    },
 };
 
 /// The provider's test people: an admin and a developer.
@@ -675,4 +677,28 @@ on_both_databases!(too_many_calls_to_add_up_have_no_sums_rather_than_wrong_ones,
     assert!(page.contains("More than 2,000 calls ended like this") && !page.contains("<dt>Cost</dt>"));
     assert_eq!(figure(&look(&town.own, "/usage").await, "Calls"), "2001");
     assert_eq!(links(&page, "/usage/calls/").len(), 25);
+});
+
+on_both_databases!(an_admin_asks_for_a_person_by_address, backend => {
+    let town = Town::on(backend).await;
+    town.grow(12).await;
+    let page = async |person: &str| {
+        let asked = form(&[("user_id", person)]);
+        town.admin.get(&format!("/admin/usage?{asked}")).await
+    };
+    let calls = |reply: &Reply| {
+        let text = String::from_utf8(reply.body.to_vec()).unwrap();
+        text.matches("/admin/usage/calls/").count()
+    };
+
+    let (by_id, by_address) = (page(&town.user_id.to_string()).await, page("Developer@Example.COM").await);
+
+    assert_eq!(by_address.status, 200);
+    assert!(calls(&by_id) > 0 && calls(&by_id) == calls(&by_address));
+    for unknown in ["nobody@example.com", "\0", "<b>", "99999999999999999999"] {
+        let reply = page(unknown).await;
+        let text = String::from_utf8(reply.body.to_vec()).unwrap();
+        assert_eq!(reply.status, 400, "{unknown:?}");
+        assert!(text.contains("Nobody has this address"), "{unknown:?}");
+    }
 });

@@ -96,13 +96,14 @@ fn check_cli(
 }
 
 pub async fn ask_for_cli(
-    viewer: Viewer,
+    viewer: Result<Viewer, ApiError>,
     query: Query<CliQuery>,
     worker: Data<Worker>,
 ) -> Result<HttpResponse, ApiError> {
     let CliQuery { redirect_uri, code_challenge, code_challenge_method, state } =
         query.into_inner();
     let url = check_cli(&redirect_uri, &code_challenge, &code_challenge_method, &state)?;
+    let viewer = viewer?;
     let person = viewer.name(&mut worker.shared.pool.reader().await?).await?;
     Ok(page(&CliPage {
         person: &person,

@@ -159,9 +159,10 @@ impl Question {
         };
         let user_id = match whose {
             Whose::Own(user_id) => Some(user_id),
-            Whose::Everybodys => {
-                named("user_id", &asked.user_id, "A person is asked for by number.")?
-            }
+            Whose::Everybodys => match &asked.user_id {
+                Some(text) => Some(numbered(conn, text).await?),
+                None => None,
+            },
         };
         let key_id = named("key", &asked.key, "A key is asked for by its number.")?;
         let given = Given {
@@ -203,6 +204,26 @@ impl Question {
         let Filter { user_id, model, region, key_id, .. } = self.filter.clone();
         Selection::new(user_id, model, by).within(region, key_id)
     }
+}
+
+/// Somebody's number, by itself or by their address.
+async fn numbered(conn: &mut Conn, text: &str) -> Result<i64, ApiError> {
+    if let Ok(id) = text.parse() {
+        return Ok(id);
+    }
+    // A NUL is no text to Postgres.
+    let found = match text.contains('\0') {
+        true => Vec::new(),
+        false => UserRecord::with_email(conn, text).await?,
+    };
+    let message = match found.as_slice() {
+        [one] => return Ok(one.id),
+        [] => "Nobody has this address. It can be a number, too.",
+        _ => {
+            "Several people have this address: give the number instead, as on the page of a person."
+        }
+    };
+    Err(ApiError::parameter("user_id", message))
 }
 
 fn offers(whose: Whose, group: GroupBy) -> bool {
@@ -307,6 +328,8 @@ pub struct Row {
     pub key: String,
     /// Of all classes; `None` = nothing is known of them.
     pub tokens: Option<i64>,
+    /// It counted the tokens of a prompt, and used none itself.
+    pub counts: bool,
     pub cost: Option<i64>,
     pub estimated: bool,
     pub outcome: String,
@@ -884,6 +907,7 @@ impl Row {
             region: row.region,
             key: row.key_id.map_or_else(|| SIGNED_IN.to_owned(), |id| key_name(keys, id)),
             tokens,
+            counts: row.operation == "count_tokens",
             cost: row.cost_nano_usd,
             estimated: row.estimated,
             outcome: row.outcome,

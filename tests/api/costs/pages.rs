@@ -75,7 +75,9 @@ on_both_databases!(a_price_is_set_changed_and_ended_on_its_page, backend => {
 
     let path = format!("/admin/costs/*/{MODEL}");
     let changed = send(&browser, &path, &[("input", "4"), ("output", "15"), ("action", "set")]).await;
-    assert_eq!((changed.status.as_u16(), changed.header("location")), (303, Some(format!("{path}?done=set").as_str())));
+    let place = format!("{path}?done=set_without_cache");
+    assert_eq!((changed.status.as_u16(), changed.header("location")), (303, Some(place.as_str())));
+    assert!(text(&browser.get(&place).await).contains("have no cost, as a price for that is missing"));
     let same = send(&browser, &path, &[("input", "4.0"), ("output", "15"), ("action", "set")]).await;
     assert_eq!(same.header("location"), Some(format!("{path}?done=same").as_str()), "sent twice, set once");
     assert_eq!(price(&browser, MODEL).await["history"].as_array().unwrap().len(), 2);

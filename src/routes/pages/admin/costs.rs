@@ -79,15 +79,15 @@ pub async fn list(
         part_of_id: asked.q.as_ref().map(|part| part.to_lowercase()),
         history: asked.history.is_some(),
     };
-    let (before, problem) = mended(
-        Page::read(Some(PAGE), None, asked.cursor.as_deref()).and_then(|page| page.number()),
-    )?;
+    let read = Page::read(Some(PAGE), None, asked.cursor.as_deref());
+    let (place, problem) = mended(read.and_then(|page| page.number()))?;
+    let place = place.unwrap_or(0);
     let mut conn = worker.shared.pool.reader().await?;
     let shell = viewer.0.shell(&mut conn, &worker, Place::AdminCosts).await?;
-    let prices = ModelCost::list(&mut conn, &filter, now, before, 0, PAGE).await?;
+    let prices = ModelCost::by_name(&mut conn, &filter, now, place, PAGE).await?;
     let total = ModelCost::count(&mut conn, &filter, now, COUNT_CAP + 1).await?;
-    let full = i64::try_from(prices.len()).is_ok_and(|count| count == PAGE);
-    let older = prices.last().filter(|_| full).map(|last| asked.at(Some(last.id)));
+    let older = (place + PAGE < total).then(|| asked.at(place + PAGE));
+    let newer = (place > 0).then(|| asked.at((place - PAGE).max(0)));
     let unpriced = upkeep::without_price(&mut conn, upkeep::DAYS, now).await?;
     let done = asked.done.as_deref();
     let shown = CostsPage {
@@ -106,7 +106,7 @@ pub async fn list(
                 }
                 total => format!("{} prices", show::grouped(total)),
             },
-            newer: asked.cursor.is_some().then(|| asked.at(None)),
+            newer,
             older,
         },
         prices,
@@ -121,14 +121,14 @@ pub async fn list(
 
 impl Asked {
     /// The address of another part of the same list.
-    fn at(&self, cursor: Option<i64>) -> String {
+    fn at(&self, place: i64) -> String {
         let mut query = url::form_urlencoded::Serializer::new(String::new());
         let known = [("q", &self.q), ("region", &self.region), ("history", &self.history)];
         for (name, value) in known {
             query.extend_pairs(value.iter().map(|value| (name, value)));
         }
-        if let Some(id) = cursor {
-            query.append_pair("cursor", &write_cursor(id));
+        if place > 0 {
+            query.append_pair("cursor", &write_cursor(place));
         }
         format!("/admin/costs?{}", query.finish())
     }
@@ -168,6 +168,13 @@ impl Typed {
             valid_from: String::new(),
             action: String::new(),
         }
+    }
+
+    /// What there is to say once it is set. Most clients use the cache.
+    fn done(&self) -> &'static str {
+        let cached = [&self.cache_write, &self.cache_read];
+        let whole = cached.into_iter().all(|price| !price.trim().is_empty());
+        if whole { "set" } else { "set_without_cache" }
     }
 
     fn read(&self) -> Result<NewCost, ApiError> {
@@ -291,6 +298,9 @@ pub async fn show(
     let shell = viewer.0.shell(&mut conn, &worker, Place::AdminCosts).await?;
     let shell = shell.with_notice(match query.done.as_deref() {
         Some("set") => Some("The price is set."),
+        Some("set_without_cache") => Some(
+            "The price is set. Calls that use the model's cache have no cost, as a price for that is missing.",
+        ),
         Some("ended") => Some("The price has ended."),
         Some("same") => Some("That is what the price was already."),
         _ => None,
@@ -328,7 +338,8 @@ pub async fn create(
     };
     match mended(set.map(Some))? {
         (Some((region, model_id)), _) => {
-            Ok(see(&format!("/admin/costs/{region}/{model_id}?done=set")))
+            let done = form.done();
+            Ok(see(&format!("/admin/costs/{region}/{model_id}?done={done}")))
         }
         (None, problem) => {
             let mut conn = worker.shared.pool.reader().await?;
@@ -357,7 +368,7 @@ pub async fn change(
         };
     }
     match mended(set(&request, &worker, &identity, &key, &form).await.map(Some))? {
-        (Some(changed), _) => Ok(place(if changed { "set" } else { "same" })),
+        (Some(changed), _) => Ok(place(if changed { form.done() } else { "same" })),
         (None, problem) => {
             let mut conn = worker.shared.pool.reader().await?;
             let shell = Viewer(identity).shell(&mut conn, &worker, Place::AdminCosts).await?;

@@ -64,6 +64,8 @@ struct Preview {
     changes: Vec<Change>,
     /// Changes that are not listed.
     more: i64,
+    /// Changes after which a price lacks something for the cache.
+    without_cache: i64,
     version: i64,
 }
 
@@ -86,12 +88,17 @@ impl Preview {
     fn new(imported: Imported, version: i64) -> Self {
         let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
         let more = imported.changes.len().saturating_sub(LISTED);
+        let without_cache = imported.changes.iter().filter(|(entry, _)| {
+            entry.rates.cache_write.is_none() || entry.rates.cache_read.is_none()
+        });
+        let without_cache = number(without_cache.count());
         Self {
             added: number(imported.added),
             changed: number(imported.changed),
             unchanged: number(imported.unchanged),
             changes: imported.changes.into_iter().take(LISTED).map(Change::new).collect(),
             more: number(more),
+            without_cache,
             version,
         }
     }

@@ -72,6 +72,11 @@ impl JobEntry {
     pub fn is_running(&self) -> bool {
         self.last_run.as_ref().is_some_and(RunEntry::is_running)
     }
+
+    /// Whether it removes for good what is older than the settings say.
+    pub fn removes(&self) -> bool {
+        matches!(self.name, "usage_cleanup" | "audit_retention")
+    }
 }
 
 impl RunEntry {

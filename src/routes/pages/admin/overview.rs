@@ -142,14 +142,16 @@ async fn find(worker: &Worker, days: u64, now: Timestamp) -> Result<Found, ApiEr
         let ids = spenders.iter().map(|one| one.user_id);
         let ids = ids.chain(movers.iter().flatten().map(|mover| mover.user_id));
         let names = UserRecord::names(conn, &ids.collect::<Vec<_>>()).await?;
-        Ok((spenders, movers, names))
+        Ok::<_, ApiError>((spenders, movers, names))
     };
     let unpriced = async {
         let conn = &mut pool.reader().await?;
-        Ok(upkeep::without_price(conn, upkeep::DAYS, now).await?)
+        Ok::<_, ApiError>(upkeep::without_price(conn, upkeep::DAYS, now).await?)
     };
+    // All to their ends, also when one fails: a query must not be dropped half-way.
+    let (sums, people, unpriced) = futures_util::join!(sums, people, unpriced);
     let ((models, recently, regions), (spenders, movers, names), unpriced) =
-        futures_util::try_join!(sums, people, unpriced)?;
+        (sums?, people?, unpriced?);
 
     let total = models.total();
     let whole = total.cost_nano_usd;

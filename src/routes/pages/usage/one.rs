@@ -131,6 +131,11 @@ impl Sum {
 }
 
 impl Sum {
+    /// Whether the price counts for calls of any time.
+    fn is_of_old(&self) -> bool {
+        self.price.valid_from <= ledger::always()
+    }
+
     /// Where admins see the other prices of the same region and model.
     fn history(&self) -> String {
         let ModelCost { region, model_id, .. } = &self.price;
