@@ -72,6 +72,13 @@ addEventListener("keydown", (event) => {
   open.querySelector("summary").focus();
 });
 
+// What was just done is told once: not again when the page is loaded again, or gone back to.
+const here = new URL(location.href);
+if (here.searchParams.has("done")) {
+  here.searchParams.delete("done");
+  history.replaceState(null, "", here);
+}
+
 function enhance(within) {
   tellTimes(within);
   offerCopies(within);

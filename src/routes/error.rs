@@ -731,7 +731,9 @@ pub fn query(error: &actix_web::error::QueryPayloadError) -> ApiError {
 /// A part of the path that is not what stands in its place, such as an id that is no number (SEC-101).
 pub fn path(error: &actix_web::error::PathError, request: &HttpRequest) -> ApiError {
     if Dialect::of_request(request) == Dialect::Page {
-        return ApiError::new(Code::NotFound, nothing_at(request.path()));
+        let message =
+            "The path is wrong: there is something in it where a number or a name should be.";
+        return ApiError::new(Code::InvalidParameter, message);
     }
     let cause = match error {
         actix_web::error::PathError::Deserialize(cause) => cause.to_string(),

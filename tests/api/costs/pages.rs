@@ -141,8 +141,9 @@ on_both_databases!(the_list_narrows_and_its_pages_hold_each_price_once, backend 
         for link in page.split("<th scope=\"row\"><a href=\"/admin/costs/").skip(1) {
             assert!(seen.insert(link.split('"').next().unwrap().to_owned()), "twice");
         }
-        let older = page.split("href=\"").map(|rest| rest.split('"').next().unwrap());
-        next = older.filter(|link| link.contains("cursor=")).last().map(|link| link.replace("&#38;", "&"));
+        let links = page.split("href=\"").filter(|rest| rest.contains("rel=\"next\">"));
+        let next_link = links.last().and_then(|rest| rest.split_once("\" rel=\"next\""));
+        next = next_link.map(|(link, _)| link.replace("&#38;", "&"));
         assert!(seen.len() <= 1000);
     }
 

@@ -35,6 +35,13 @@ struct HealthPage {
     identities: (i64, i64),
 }
 
+impl HealthPage {
+    /// The service is ready, and a part of it is not well: within its grace, or one that calls do without.
+    fn lacks_something(&self) -> bool {
+        self.checks.values().any(|check| check.status != "ok")
+    }
+}
+
 struct JournalState {
     waiting: i64,
     bytes: u64,

@@ -95,7 +95,8 @@ async fn answer(
         Some(id) => ModelCost::find(&mut conn, id).await?,
         None => None,
     };
-    let sum = price.map(|price| Sum::of(&call, price));
+    let known = call.total_tokens().is_some();
+    let sum = price.filter(|_| known).map(|price| Sum::of(&call, price));
     let why_none = why_none(&call);
     let row = Row::new(call.clone(), &keys, &people);
     Ok(page(&CallPage { shell, everybody, call, row, sum, why_none }))
