@@ -7,6 +7,7 @@ use actix_web::{FromRequest, HttpRequest, dev::Payload, http::header};
 use futures_util::future::LocalBoxFuture;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
+use tracing::Instrument;
 
 use super::{
     body,
@@ -85,8 +86,21 @@ impl<T: DeserializeOwned + 'static> FromRequest for Signed<T> {
 
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
         let (request, payload) = (request.clone(), payload.take());
-        Box::pin(async move { Self::read(&request, payload).await })
+        to_its_end(async move { Self::read(&request, payload).await })
     }
+}
+
+/// Reads a form in a task of its own: when another parameter of the handler fails first, such as an id in the path, this
+/// one is dropped, and a query on SQLite must not be dropped half-way.
+fn to_its_end<T: 'static>(
+    reading: impl Future<Output = Result<T, ApiError>> + 'static,
+) -> LocalBoxFuture<'static, Result<T, ApiError>> {
+    let task = actix_web::rt::spawn(reading.in_current_span());
+    Box::pin(async move {
+        task.await.unwrap_or_else(|gone| {
+            Err(ApiError::new(Code::Internal, "The form could not be read.").caused_by(gone))
+        })
+    })
 }
 
 impl<T: DeserializeOwned> Signed<T> {
@@ -188,7 +202,7 @@ impl<T: DeserializeOwned + 'static> FromRequest for SignedByAdmin<T> {
 
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
         let (request, payload) = (request.clone(), payload.take());
-        Box::pin(async move {
+        to_its_end(async move {
             let Signed { identity, form } = Signed::read(&request, payload).await?;
             extract::must_be_admin(&request, &identity).await?;
             Ok(Self { identity, form })
@@ -208,7 +222,7 @@ impl<T: DeserializeOwned + 'static> FromRequest for UploadByAdmin<T> {
 
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
         let (request, payload) = (request.clone(), payload.take());
-        Box::pin(async move {
+        to_its_end(async move {
             let worker = extract::worker(&request)?;
             let fields = match Visitor::extract(&request).await? {
                 Visitor(Some(visitor)) => {

@@ -44,7 +44,7 @@ function shift(page) {
 
 async function lookAround(page, key) {
   await page.goto(`${SERVICE}/usage?key=${key}&limit=25`);
-  const list = page.getByRole("region", { name: "Calls" });
+  const list = page.getByRole("group", { name: "Calls" });
   assert.equal(await list.locator("tbody tr").count(), 25);
   const figure = (name) => page.locator(".figures > div", { has: page.getByText(name, { exact: true }) }).locator("dd").first();
   assert.equal(await figure("Calls").innerText(), "30");
@@ -98,9 +98,9 @@ journey("a person narrows their usage, pages through it and takes it away", asyn
   assert.equal(file.trim().split("\n").length, 31);
 
   // A call, and what its cost is made of.
-  await page.getByRole("region", { name: "Calls" }).locator("tbody a").first().click();
+  await page.getByRole("group", { name: "Calls" }).locator("tbody a").first().click();
   await page.getByRole("heading", { name: "How the cost comes about" }).waitFor();
-  const lines = await rows(page.getByRole("region", { name: "Tokens, prices and cost" }).locator("table"));
+  const lines = await rows(page.getByRole("group", { name: "Tokens, prices and cost" }).locator("table"));
   const sum = lines.map((line) => Number(line[3])).reduce((sum, one) => sum + one, 0);
   const cost = Number(await figure("Cost").locator("data").getAttribute("value"));
   assert(Math.abs(sum - cost) < 1e-9 && cost > 0, `${sum} ${cost}`);
@@ -113,7 +113,7 @@ journey("a person narrows their usage, pages through it and takes it away", asyn
   assert.equal(await page.getByLabel("Last day (UTC)").inputValue(), "2026-11-01");
 
   await page.goto(`${SERVICE}/`);
-  assert.equal(await page.getByRole("region", { name: "Calls" }).locator("tbody tr").count(), 10);
+  assert.equal(await page.getByRole("group", { name: "Calls" }).locator("tbody tr").count(), 10);
   assert.equal(await shift(page), 0);
   await page.screenshot({ path: `${SHOWN}/overview.png`, fullPage: true });
   await page.setViewportSize({ width: 390, height: 844 });
@@ -138,16 +138,16 @@ journey("an admin sees what everybody used", async (open) => {
   await page.goto(`${SERVICE}/admin`);
   await page.getByRole("heading", { name: "Everybody" }).waitFor();
   await page.getByRole("navigation", { name: "Ranges" }).getByRole("link", { name: "7 days" }).click();
-  const spenders = page.getByRole("region", { name: "Spend by person" });
+  const spenders = page.getByRole("group", { name: "Spend by person" });
   await spenders.getByRole("link", { name: "developer@example.com" }).waitFor();
   const [, calls, cost] = (await rows(spenders.locator("table")))[0];
 
   await page.getByRole("link", { name: "More people" }).click();
-  const sums = await rows(page.getByRole("region", { name: "Sums" }).locator("table"));
+  const sums = await rows(page.getByRole("group", { name: "Sums" }).locator("table"));
   assert.deepEqual([sums[0][1], sums[0][3]], [calls, cost]);
-  await page.getByRole("region", { name: "Sums" }).getByRole("link").first().click();
+  await page.getByRole("group", { name: "Sums" }).getByRole("link").first().click();
   await page.getByText("Of developer@example.com").waitFor();
   await page.getByRole("navigation", { name: "What the table is by" }).getByRole("link", { name: "Key" }).click();
-  await page.getByRole("region", { name: "Sums" }).waitFor();
+  await page.getByRole("group", { name: "Sums" }).waitFor();
   quiet(page);
 });
