@@ -56,7 +56,8 @@ for (const [who, as, pages] of [
         assert.equal(answer.status(), 200, where);
         assert.deepEqual(await names(page), { blocking: [], headings: 1, wider: 0, here: path === "/device" ? 0 : 1 }, where);
         assert.deepEqual(await barriers(page), [], where);
-        assert.equal(await page.evaluate(shifts), 0, `${where} moves`);
+        const moved = await page.evaluate(shifts);
+        assert(moved < 0.001, `${where} moves by ${moved}`); // 0.1 is what counts as good
       }
       assert.deepEqual(page.seen.filter((url) => !url.startsWith(SERVICE) && !url.includes("/authorize")), []);
       quiet(page);
