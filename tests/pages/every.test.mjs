@@ -57,7 +57,7 @@ for (const [who, as, pages] of [
         assert.deepEqual(await names(page), { blocking: [], headings: 1, wider: 0, here: path === "/device" ? 0 : 1 }, where);
         assert.deepEqual(await barriers(page), [], where);
         const moved = await page.evaluate(shifts);
-        assert(moved < 0.001, `${where} moves by ${moved}`); // 0.1 is what counts as good
+        assert(moved < 0.01, `${where} moves by ${moved}`); // 0.1 is what counts as good
       }
       assert.deepEqual(page.seen.filter((url) => !url.startsWith(SERVICE) && !url.includes("/authorize")), []);
       quiet(page);
