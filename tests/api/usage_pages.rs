@@ -515,8 +515,8 @@ on_both_databases!(what_is_asked_wrongly_is_told_beside_its_field, backend => {
     }
     for (path, status, told) in [
         ("/admin/usage?user_id=999999", 400, "There is no such person."),
-        ("/admin/usage?user_id=ada", 400, "A person is asked for by number."),
-        ("/admin/usage?user_id=999999999999999999999", 400, "A person is asked for by number."),
+        ("/admin/usage?user_id=ada", 400, "Nobody has this address"),
+        ("/admin/usage?user_id=999999999999999999999", 400, "Nobody has this address"),
         (&format!("/admin/usage?user_id={}&key={theirs}", town.user_id), 400, "There is no such key."),
         ("/admin?days=31", 400, "days must be 7, 30 or 90."),
         ("/admin?days=", 200, "Everybody"),
@@ -553,13 +553,15 @@ on_both_databases!(a_model_without_a_price_is_unknown_and_never_free, backend =>
     assert_eq!(calls[0][4], "unknown");
     let page = look(&town.own, "/usage").await;
     assert_eq!(figure(&page, "Cost"), "unknown");
-    assert!(page.contains("1 calls without a price are not in it"));
+    assert!(page.contains("1 calls without a cost are not in it"));
     let overview = look(&town.admin, "/admin").await;
     assert_eq!(figure(&overview, "Today (UTC)"), "unknown");
     let unpriced = table(&overview, "Models without a price");
     let known = town.admin.get("/api/admin/models/unpriced").await.json();
     let known = &known["models"][0];
-    assert_eq!(unpriced, [["model_id", "region", "reason", "unpriced_requests"].map(|name| text(&known[name]))]);
+    let [model, region, reason, calls] =
+        ["model_id", "region", "reason", "unpriced_requests"].map(|name| text(&known[name]));
+    assert_eq!(unpriced, [[format!("{model} {region}"), reason, calls]]);
     assert!(between(&overview, "Models without a price</h2>", "</section>").contains("href=\"/admin/costs\""));
     let one = links(&page, "/usage/calls/").remove(0);
     let one = look(&town.own, &one).await;
