@@ -21,13 +21,14 @@ lint:    ## Check formatting, lints and dependencies
 	cargo clippy --locked --all-targets -- -D warnings
 	cargo deny --locked check bans licenses sources
 
-bench:   ## Measure against nginx and a direct call; prints ratios
+bench:   ## Measure against nginx and a direct call, and every page with 10 million calls
 	scripts/bench
+	scripts/bench-data pages
 
 screenshots: ## Take pictures of every page of the demo, into target/screenshots
 	scripts/screenshots
 
-bench-data: ## Build, once, 10 million calls on both databases; measure usage, summaries and export with them
+bench-data: ## Build, once, 10 million calls on both databases; measure all that reads or writes them
 	scripts/bench-data
 
 migrate: ## Apply database migrations

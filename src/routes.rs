@@ -160,9 +160,20 @@ pub const ROUTES: &[(&str, &str, Access)] = &[
 /// The methods that a path takes, for `Allow`; `pattern` is the router's.
 fn methods_of(pattern: &str) -> String {
     let path = pattern.replace(":.*}", "}");
-    let methods: Vec<&str> =
-        ROUTES.iter().filter(|(_, known, _)| *known == path).map(|(method, ..)| *method).collect();
+    let known = ROUTES.iter().filter(|(_, known, _)| *known == path);
+    let mut methods: Vec<&str> = known.clone().map(|(method, ..)| *method).collect();
+    if is_page(&path) && !methods.contains(&"HEAD") {
+        methods.push("HEAD");
+    }
     methods.join(", ")
+}
+
+/// Whether this is the path of a page, which is asked for with GET or HEAD.
+fn is_page(path: &str) -> bool {
+    ROUTES.iter().any(|(method, known, access)| {
+        let page = matches!(access, Access::Page | Access::PublicPage | Access::AdminPage);
+        *method == "GET" && *known == path && page
+    })
 }
 
 /// Mounts the routes; through paperclip, so that each documents itself.

@@ -204,23 +204,27 @@ pub struct Kept {
     pub fields: Vec<(String, String)>,
     /// Fields that are too large to be kept.
     pub left_out: Vec<String>,
-    /// Somebody is signed in, and may send it.
-    pub again: Option<Again>,
+    pub why: WhyKept,
 }
 
-/// With what a form is accepted.
+/// Why a form is kept, and with what it may be sent again.
 #[derive(Debug, Clone)]
-pub struct Again {
-    pub person: String,
-    pub csrf_token: String,
+pub enum WhyKept {
+    /// Nobody is signed in any more.
+    SignedOut,
+    /// It is of a page from before this session.
+    Older { person: String, csrf_token: String },
+    /// The service could not do it; the token is the one that came with it.
+    Failed { csrf_token: String },
 }
 
-/// A form is kept while somebody signs in again.
+/// A form is kept while somebody signs in again, or waits.
 #[derive(Template)]
 #[template(path = "kept.html")]
 pub struct KeptPage<'a> {
     pub kept: &'a Kept,
-    pub request_id: &'a str,
+    /// What went wrong, if it is [`WhyKept::Failed`].
+    pub error: ErrorPage<'a>,
 }
 
 impl KeptPage<'_> {

@@ -4,6 +4,8 @@
 
 mod chain;
 
+use std::collections::HashMap;
+
 use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
 
@@ -230,6 +232,21 @@ impl AuditLogEntry {
             let ids: Vec<i64> = some.load(c).await?;
             Ok::<i64, diesel::result::Error>(i64::try_from(ids.len()).unwrap_or(cap))
         })?)
+    }
+
+    /// Who changed prices at these times: a change of the ledger and its event have the same. Those whose events are no
+    /// longer kept are missing.
+    pub async fn actors_of_prices(
+        conn: &mut Conn,
+        times: &[Timestamp],
+    ) -> Result<HashMap<Timestamp, String>, DbError> {
+        const CHANGES: [&str; 4] = ["price_set", "price_ended", "prices_imported", "prices_seeded"];
+        let query = audit_logs::table
+            .filter(audit_logs::event_type.eq_any(CHANGES))
+            .filter(audit_logs::created_at.eq_any(times))
+            .select((audit_logs::created_at, audit_logs::actor));
+        let found: Vec<(Timestamp, String)> = on_conn!(conn, c => query.load(c).await)?;
+        Ok(found.into_iter().collect())
     }
 
     /// The newest event of a type.

@@ -290,8 +290,19 @@ pub struct Imported {
     pub added: usize,
     pub changed: usize,
     pub unchanged: usize,
-    /// What was added or changed, with the time from which it counts and the price that counted before.
-    pub changes: Vec<(Entry, Option<Tiers>)>,
+    /// In the order of the file.
+    pub changes: Vec<Changed>,
+}
+
+/// A price that an import adds or changes.
+#[derive(Debug)]
+pub struct Changed {
+    /// With the time from which it counts.
+    pub entry: Entry,
+    /// Of exactly this region and model, as it counted before.
+    pub before: Option<Tiers>,
+    /// Where there was none: the broader one that calls have had instead, such as that of any region.
+    pub instead_of: Option<Tiers>,
 }
 
 /// Compares prices with those that count, and adds those that differ, in one transaction; a dry run adds nothing.
@@ -337,7 +348,11 @@ pub async fn import(
         });
         let from: Vec<Timestamp> = rows.iter().map(|row| row.valid_from).collect();
         let changes = changes.into_iter().zip(from).map(|(change, from)| {
-            (Entry { valid_from: Some(from), ..change.entry.clone() }, change.before)
+            let entry = Entry { valid_from: Some(from), ..change.entry.clone() };
+            let broader = book.find(&entry.region, &entry.model_id, from.max(now));
+            let instead_of = broader.filter(|_| change.before.is_none());
+            let instead_of = instead_of.map(|price| (price.rates, price.long));
+            Changed { entry, before: change.before, instead_of }
         });
         let answer = Imported { added, changed, unchanged, changes: changes.collect() };
         let event = (!dry_run && !rows.is_empty())

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use actix_web::{FromRequest, HttpRequest, dev::Payload, http::header};
+use actix_web::{FromRequest, HttpMessage, HttpRequest, dev::Payload, http::header};
 use futures_util::future::LocalBoxFuture;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -18,7 +18,7 @@ use super::{
 use crate::{
     auth::{Identity, Refusal, keys::Keys},
     state::Worker,
-    templates::{Again, Kept, Place},
+    templates::{Kept, Place, WhyKept},
 };
 
 const HEADER: &str = "x-csrf-token";
@@ -137,6 +137,12 @@ async fn signed(
     fields: &mut Map<String, Value>,
 ) -> Result<Arc<Identity>, ApiError> {
     let given = fields.remove(FIELD).unwrap_or_default();
+    let given = given.as_str().unwrap_or_default();
+    // Should the service fail from here on, its page of errors has the form.
+    if let Some(kept) = kept(request, fields) {
+        let why = WhyKept::Failed { csrf_token: given.to_owned() };
+        request.extensions_mut().insert(Kept { why, ..kept });
+    }
     let Visitor(visitor) = Visitor::extract(request).await?;
     let ours = same_origin(request, worker);
     let Some(identity) = visitor else {
@@ -145,12 +151,12 @@ async fn signed(
     };
     ours?;
     let session_id = identity.credential.session_id().unwrap_or_default();
-    let Err(error) = check_token(worker, session_id, given.as_str().unwrap_or_default()) else {
+    let Err(error) = check_token(worker, session_id, given) else {
         return Ok(identity);
     };
     let Some(mut kept) = kept(request, fields) else { return Err(error) };
     let person = name_of(&mut worker.shared.pool.reader().await?, &identity).await?;
-    kept.again = Some(Again { person, csrf_token: token(&worker.shared.keys, session_id) });
+    kept.why = WhyKept::Older { person, csrf_token: token(&worker.shared.keys, session_id) };
     Err(error.keeping(Some(kept)))
 }
 
@@ -159,7 +165,7 @@ const MOST_KEPT: usize = body::SMALLEST - 1024;
 /// Nothing is typed there, and what is decided may be over: these pages are better asked for anew.
 const NOT_KEPT: [&str; 3] = ["/auth/logout", "/login/cli", "/device"];
 
-/// What was typed into a form that was not accepted because of who sent it; `None` if there is nothing to keep.
+/// What was typed into a form, with nobody to send it again; `None` if there is nothing to keep.
 fn kept(request: &HttpRequest, fields: &Map<String, Value>) -> Option<Kept> {
     let path = request.path();
     if fields.is_empty() || NOT_KEPT.contains(&path) {
@@ -171,7 +177,7 @@ fn kept(request: &HttpRequest, fields: &Map<String, Value>) -> Option<Kept> {
         back: Place::of(path).href(),
         fields: Vec::new(),
         left_out: Vec::new(),
-        again: None,
+        why: WhyKept::SignedOut,
     };
     let mut size = 0;
     for (name, value) in fields {

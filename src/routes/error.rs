@@ -1,278 +1,31 @@
 //! The only place that picks a status code, and the dialects in which clients are told (protocol reference §1.5,
 //! §4.7, and the table of our own API).
 
+mod causes;
+mod code;
+mod shape;
+
 use std::{borrow::Cow, fmt};
 
 use actix_web::{
-    HttpRequest, HttpResponse, ResponseError,
-    body::MessageBody,
-    dev::{ServiceRequest, ServiceResponse},
+    HttpResponse, ResponseError,
     http::{StatusCode, header},
-    middleware::Next,
 };
 use paperclip::actix::api_v2_errors;
 use serde_json::json;
 
-use super::surface::request_id;
+pub use self::{
+    causes::{LONGEST_CAUSE, path, query},
+    code::Code,
+    shape::{Dialect, in_shape},
+};
 use crate::{
-    anthropic::{
-        error::{self as anthropic, Told},
-        request::Wrong,
-    },
-    auth::{AuthError, Refusal},
-    bedrock::{error::BedrockError, model_id::ModelIdError},
-    db::DbError,
+    anthropic::error::Told,
+    auth::Refusal,
     limits::Exceeded,
     pricing::import::BadLine,
     templates::{self, ErrorPage, Kept, KeptPage},
-    usage::journal::JournalError,
 };
-
-/// What went wrong, from a closed list; clients rely on the spelling.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Code {
-    InvalidParameter,
-    InvalidJson,
-    InvalidCsv,
-    UnknownField,
-    /// A sign-in that took too long, came twice, or began in another browser.
-    LoginExpired,
-    /// A sign-in that the provider or a rule of ours did not allow; the page says which.
-    SignInRefused,
-    /// As OAuth 2.0 names it (RFC 6749 §5.2, RFC 8628 §3.5).
-    OAuth(&'static str),
-    Unauthorized,
-    Forbidden,
-    NotFound,
-    Conflict,
-    KeyLimitReached,
-    RateLimited,
-    MethodNotAllowed,
-    PayloadTooLarge,
-    UnsupportedMediaType,
-    RequestTimeout,
-    HeadersTooLarge,
-    Internal,
-    DatabaseUnavailable,
-    DatabaseReadOnly,
-    AuditUnavailable,
-    ProviderUnavailable,
-    UsageJournalUnavailable,
-    ShuttingDown,
-    Overloaded,
-    UpstreamUnavailable,
-    UpstreamTimeout,
-    /// Bedrock's own failure, in Anthropic's words.
-    Upstream(Told),
-}
-
-impl Code {
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::InvalidParameter => "invalid_parameter",
-            Self::InvalidJson => "invalid_json",
-            Self::InvalidCsv => "invalid_csv",
-            Self::UnknownField => "unknown_field",
-            Self::LoginExpired => "login_expired",
-            Self::SignInRefused => "sign_in_refused",
-            Self::OAuth(code) => code,
-            Self::Unauthorized => "unauthorized",
-            Self::Forbidden => "forbidden",
-            Self::NotFound => "not_found",
-            Self::Conflict => "conflict",
-            Self::KeyLimitReached => "key_limit_reached",
-            Self::RateLimited => "rate_limited",
-            Self::MethodNotAllowed => "method_not_allowed",
-            Self::PayloadTooLarge => "payload_too_large",
-            Self::UnsupportedMediaType => "unsupported_media_type",
-            Self::RequestTimeout => "request_timeout",
-            Self::HeadersTooLarge => "headers_too_large",
-            Self::Internal => "internal",
-            Self::DatabaseUnavailable => "database_unavailable",
-            Self::DatabaseReadOnly => "database_read_only",
-            Self::AuditUnavailable => "audit_unavailable",
-            Self::ProviderUnavailable => "provider_unavailable",
-            Self::UsageJournalUnavailable => "usage_journal_unavailable",
-            Self::ShuttingDown => "shutting_down",
-            Self::Overloaded => "overloaded",
-            Self::UpstreamUnavailable => "upstream_unavailable",
-            Self::UpstreamTimeout => "upstream_timeout",
-            Self::Upstream(_) => "upstream_error",
-        }
-    }
-
-    pub fn status(self) -> StatusCode {
-        match self {
-            Self::InvalidParameter
-            | Self::InvalidJson
-            | Self::InvalidCsv
-            | Self::UnknownField
-            | Self::LoginExpired
-            | Self::OAuth(_) => StatusCode::BAD_REQUEST,
-            Self::Unauthorized => StatusCode::UNAUTHORIZED,
-            Self::Forbidden | Self::SignInRefused => StatusCode::FORBIDDEN,
-            Self::NotFound => StatusCode::NOT_FOUND,
-            Self::Conflict | Self::KeyLimitReached => StatusCode::CONFLICT,
-            Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
-            Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
-            Self::PayloadTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
-            Self::HeadersTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-            Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
-            Self::DatabaseUnavailable
-            | Self::DatabaseReadOnly
-            | Self::AuditUnavailable
-            | Self::ProviderUnavailable
-            | Self::UsageJournalUnavailable
-            | Self::ShuttingDown
-            | Self::Overloaded
-            | Self::UpstreamUnavailable => StatusCode::SERVICE_UNAVAILABLE,
-            Self::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
-            Self::Upstream(told) => {
-                StatusCode::from_u16(told.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
-            }
-        }
-    }
-
-    /// The same in Anthropic's words.
-    pub fn told(self) -> Told {
-        match self {
-            Self::Upstream(told) => told,
-            code => anthropic::of_status(code.status().as_u16()),
-        }
-    }
-
-    /// The exception that Bedrock would call it.
-    fn bedrock(self) -> &'static str {
-        match self.status().as_u16() {
-            401 => "UnrecognizedClientException",
-            403 => "AccessDeniedException",
-            404 => "ResourceNotFoundException",
-            429 => "ThrottlingException",
-            500 => "InternalServerException",
-            503 => "ServiceUnavailableException",
-            408 | 504 => "ModelTimeoutException",
-            _ => "ValidationException",
-        }
-    }
-
-    /// What OAuth 2.0 calls it.
-    fn oauth(self) -> &'static str {
-        match self {
-            Self::OAuth(code) => code,
-            Self::Unauthorized => "invalid_grant",
-            Self::Forbidden | Self::SignInRefused => "access_denied",
-            code => match code.status().as_u16() {
-                429 | 503 => "temporarily_unavailable",
-                500.. => "server_error",
-                _ => "invalid_request",
-            },
-        }
-    }
-
-    /// A heading for people.
-    fn title(self) -> &'static str {
-        match self {
-            Self::LoginExpired => "This sign-in is over",
-            Self::SignInRefused => "You cannot sign in",
-            Self::NotFound => "There is nothing here",
-            Self::Unauthorized => "You are not signed in",
-            Self::Forbidden => "You may not do this",
-            Self::RateLimited => "Too many tries",
-            code if code.status().is_server_error() => "This does not work at the moment",
-            _ => "This did not work",
-        }
-    }
-
-    /// What a person does about it, where the message and the button do not say.
-    fn advice(self) -> &'static str {
-        match self {
-            Self::InvalidParameter | Self::InvalidJson | Self::InvalidCsv | Self::UnknownField => {
-                "Go back, look over what was entered, and send it again."
-            }
-            Self::NotFound => "Look over the address, or start from the overview.",
-            Self::Forbidden => {
-                "If you think that you should be allowed to, ask an admin of this service."
-            }
-            Self::RateLimited => "Wait for that long, then load the page again.",
-            Self::DatabaseReadOnly => "You can look at pages meanwhile; nothing can be changed.",
-            Self::ProviderUnavailable => "Try again in a few seconds.",
-            code if code.status().is_server_error() => {
-                "Wait a few seconds, then load the page again."
-            }
-            _ => "",
-        }
-    }
-
-    /// Whether signing in, once more, is what a person can do.
-    fn is_of_sign_in(self) -> bool {
-        matches!(
-            self,
-            Self::LoginExpired
-                | Self::SignInRefused
-                | Self::Unauthorized
-                | Self::ProviderUnavailable
-        )
-    }
-
-    /// Seconds after which trying again makes sense.
-    fn retry_after(self) -> Option<u32> {
-        match self {
-            Self::DatabaseUnavailable
-            | Self::DatabaseReadOnly
-            | Self::AuditUnavailable
-            | Self::ProviderUnavailable
-            | Self::UsageJournalUnavailable => Some(5),
-            Self::ShuttingDown | Self::Overloaded => Some(1),
-            _ => None,
-        }
-    }
-}
-
-/// The shape in which a client is told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Dialect {
-    Own,
-    Bedrock,
-    Anthropic,
-    /// RFC 6749 §5.2.
-    OAuth,
-    /// A page, for people.
-    Page,
-}
-
-impl Dialect {
-    /// The dialect for a request: a browser that wants a page is given one, but where programs are at home.
-    pub fn of_request(request: &HttpRequest) -> Self {
-        let path = request.path();
-        let dialect = Self::of(path);
-        if dialect != Self::Own || path.starts_with("/api/") {
-            return dialect;
-        }
-        let accept = request.headers().get(header::ACCEPT);
-        let accept = accept.and_then(|value| value.to_str().ok()).unwrap_or_default();
-        let sign_in = ["/auth/callback/", "/auth/authorize/"].iter().any(|p| path.starts_with(p));
-        let page = accept.contains("text/html") || sign_in && !accept.contains("application/json");
-        if page { Self::Page } else { Self::Own }
-    }
-
-    /// The dialect of the clients that call a path. Decides how they are told, and nothing else.
-    pub fn of(path: &str) -> Self {
-        let below = |base: &str| {
-            path.strip_prefix(base).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-        };
-        if below("/bedrock") {
-            Self::Bedrock
-        } else if below("/anthropic") {
-            Self::Anthropic
-        } else if matches!(path, "/auth/token" | "/auth/refresh" | "/auth/device") {
-            Self::OAuth
-        } else {
-            Self::Own
-        }
-    }
-}
 
 /// A refusal or a failure: a code and a sentence for the client, the cause for the log.
 #[api_v2_errors(
@@ -451,12 +204,16 @@ impl ApiError {
         let encoded = url::form_urlencoded::byte_serialize(next.as_bytes()).collect::<String>();
         let place =
             if next == "/" { "/login".to_owned() } else { format!("/login?next={encoded}") };
-        let mut error = Self::refused(Refusal::Missing);
-        error.telling.location = Some(place);
-        error
+        Self::refused(Refusal::Missing).see(&place)
     }
 
-    /// With what was typed, for a person to send again.
+    /// What is meant is at this path of ours.
+    fn see(mut self, path: &str) -> Self {
+        self.telling.location = Some(path.to_owned());
+        self
+    }
+
+    /// With what was typed into a form, for a person to send it again.
     pub fn keeping(mut self, kept: Option<Kept>) -> Self {
         self.telling.kept = kept;
         self
@@ -567,23 +324,22 @@ impl ResponseError for ApiError {
         match self.telling.dialect {
             Dialect::Own | Dialect::OAuth => {}
             Dialect::Page => {
-                let request_id = &self.telling.request_id;
-                if let Some(kept) = &self.telling.kept {
-                    return templates::answer(response, &KeptPage { kept, request_id });
-                }
                 // People have no credential in their hands, but a session.
                 let message = match self.code {
                     Code::Unauthorized => "Your session is over. Sign in, and try again.",
                     _ => &self.message,
                 };
-                let page = ErrorPage {
+                let error = ErrorPage {
                     title: self.code.title(),
                     message,
                     advice: self.code.advice(),
-                    request_id,
+                    request_id: &self.telling.request_id,
                     sign_in: self.code.is_of_sign_in(),
                 };
-                return templates::answer(response, &page);
+                return match &self.telling.kept {
+                    Some(kept) => templates::answer(response, &KeptPage { kept, error }),
+                    None => templates::answer(response, &error),
+                };
             }
             Dialect::Bedrock => {
                 response.insert_header(("x-amzn-errortype", self.code.bedrock()));
@@ -612,205 +368,4 @@ pub fn brief(text: &str, most: usize) -> String {
         brief.push('…');
     }
     brief
-}
-
-/// Tells whatever goes wrong in the dialect of the path, and turns a panic into this client's 500 and nobody else's
-/// (REL-29).
-pub async fn in_shape(
-    request: ServiceRequest,
-    next: Next<impl MessageBody + 'static>,
-) -> Result<ServiceResponse<impl MessageBody>, actix_web::Error> {
-    let (path, id) = (request.path().to_owned(), request_id(&request));
-    let dialect = Dialect::of_request(request.request());
-    let answering =
-        futures_util::FutureExt::catch_unwind(std::panic::AssertUnwindSafe(next.call(request)));
-    let mut answering = Box::pin(answering);
-    // A client that hangs up drops this future. A conversation with the database must not be dropped half-way: on SQLite
-    // it would take the worker along. Inference has none; there, hanging up is what cancels the call.
-    let outcome = match dialect {
-        Dialect::Bedrock | Dialect::Anthropic => answering.await,
-        // What is answered at once waits for nobody.
-        _ => match futures_util::poll!(answering.as_mut()) {
-            std::task::Poll::Ready(outcome) => outcome,
-            std::task::Poll::Pending => {
-                actix_web::rt::spawn(answering).await.unwrap_or_else(|gone| Err(Box::new(gone)))
-            }
-        },
-    };
-    let response = match outcome {
-        Ok(Ok(response)) => response,
-        Ok(Err(error)) => return Err(as_api_error(&error).on(dialect, id).into()),
-        Err(_panic) => {
-            tracing::error!(request_id = id, "a handler panicked");
-            let error = ApiError::new(Code::Internal, "The service failed to answer this request.");
-            return Err(error.on(dialect, id).into());
-        }
-    };
-    let status = response.status();
-    let shaped = match response.response().error() {
-        Some(error) => Some(as_api_error(error)),
-        // What the framework itself refuses has no body.
-        None if status == StatusCode::NOT_FOUND && is_empty(&response) => {
-            Some(ApiError::new(Code::NotFound, nothing_at(&path)))
-        }
-        None if status == StatusCode::METHOD_NOT_ALLOWED && is_empty(&response) => {
-            let pattern = response.request().match_pattern().unwrap_or_default();
-            let mut error =
-                ApiError::new(Code::MethodNotAllowed, "This path does not take this method.");
-            error.telling.allow = super::methods_of(&pattern);
-            Some(error)
-        }
-        None => None,
-    };
-    match shaped {
-        Some(error) => {
-            let (request, _) = response.into_parts();
-            Ok(ServiceResponse::from_err(error.on(dialect, id), request))
-        }
-        None => Ok(response.map_into_boxed_body()),
-    }
-}
-
-fn nothing_at(path: &str) -> &'static str {
-    let below = path.strip_prefix("/anthropic").unwrap_or_default();
-    if below.starts_with("/v1/messages/batches") {
-        "Message batches are not available: Bedrock has nothing like them at this API."
-    } else if below.starts_with("/v1/files") {
-        "Files are not available: Bedrock has nothing like them at this API."
-    } else if below.starts_with("/v1/complete") {
-        "Text completions are not available; use /anthropic/v1/messages."
-    } else {
-        "There is nothing at this path."
-    }
-}
-
-fn is_empty<B: MessageBody>(response: &ServiceResponse<B>) -> bool {
-    matches!(
-        response.response().body().size(),
-        actix_web::body::BodySize::None | actix_web::body::BodySize::Sized(0)
-    )
-}
-
-/// Any error as an [`ApiError`].
-fn as_api_error(error: &actix_web::Error) -> ApiError {
-    match error.as_error::<ApiError>() {
-        Some(known) => ApiError {
-            code: known.code,
-            message: known.message.clone(),
-            cause: Some(known.causes()).filter(|causes| !causes.is_empty()).map(Into::into),
-            refusal: known.refusal,
-            telling: known.telling.clone(),
-        },
-        None => {
-            let status = error.as_response_error().status_code();
-            let (code, message) = match status.as_u16() {
-                404 => (Code::NotFound, "There is nothing at this path."),
-                405 => (Code::MethodNotAllowed, "This path does not take this method."),
-                413 => (Code::PayloadTooLarge, "The body is too large."),
-                400..=499 => (Code::InvalidParameter, "The request is malformed."),
-                _ => (Code::Internal, "The service failed to answer this request."),
-            };
-            ApiError::new(code, message).caused_by(error.to_string())
-        }
-    }
-}
-
-/// How much of a parser's complaint, which may quote the client, is told.
-pub const LONGEST_CAUSE: usize = 200;
-
-/// A query string that does not fit the parameters of its route.
-pub fn query(error: &actix_web::error::QueryPayloadError) -> ApiError {
-    let cause = match error {
-        actix_web::error::QueryPayloadError::Deserialize(cause) => cause.to_string(),
-        other => other.to_string(),
-    };
-    let message = format!("The query is wrong: {}.", brief(&cause, LONGEST_CAUSE));
-    ApiError::new(Code::InvalidParameter, message)
-}
-
-/// A part of the path that is not what stands in its place, such as an id that is no number (SEC-101).
-pub fn path(error: &actix_web::error::PathError, request: &HttpRequest) -> ApiError {
-    if Dialect::of_request(request) == Dialect::Page {
-        let message =
-            "The path is wrong: there is something in it where a number or a name should be.";
-        return ApiError::new(Code::InvalidParameter, message);
-    }
-    let cause = match error {
-        actix_web::error::PathError::Deserialize(cause) => cause.to_string(),
-        other => other.to_string(),
-    };
-    let message = format!("The path is wrong: {}.", brief(&cause, LONGEST_CAUSE));
-    ApiError::new(Code::InvalidParameter, message)
-}
-
-impl From<AuthError> for ApiError {
-    fn from(error: AuthError) -> Self {
-        match error {
-            AuthError::Refused(refusal) => Self::refused(refusal),
-            AuthError::OwnerOfKey { .. } => Self::refused(Refusal::OwnerNotActive),
-            AuthError::Unavailable(cause) => Self::new(
-                Code::DatabaseUnavailable,
-                "The credential cannot be checked at the moment because the database is away. Try again.",
-            )
-            .caused_by(cause),
-        }
-    }
-}
-
-impl From<Wrong> for ApiError {
-    fn from(error: Wrong) -> Self {
-        Self::new(Code::InvalidParameter, error.to_string())
-    }
-}
-
-impl From<DbError> for ApiError {
-    fn from(error: DbError) -> Self {
-        let (code, message) = match &error {
-            DbError::Unavailable(_) => {
-                (Code::DatabaseUnavailable, "The database is away at the moment. Try again.")
-            }
-            DbError::ReadOnly => {
-                (Code::DatabaseReadOnly, "The database is read-only at the moment.")
-            }
-            DbError::Audit(_) => (
-                Code::AuditUnavailable,
-                "The audit log cannot be written at the moment, so nothing was changed. Try again.",
-            ),
-            DbError::Query(_) | DbError::Schema(_) | DbError::LeaseLost(_) => {
-                (Code::Internal, "The service failed to answer this request.")
-            }
-        };
-        Self::new(code, message).caused_by(error)
-    }
-}
-
-impl From<ModelIdError> for ApiError {
-    fn from(error: ModelIdError) -> Self {
-        let message = error.to_string();
-        let mut letters = message.chars();
-        let first =
-            letters.next().map(|letter| letter.to_uppercase().to_string()).unwrap_or_default();
-        Self::parameter("model_id", format!("{first}{}.", letters.as_str()))
-    }
-}
-
-impl From<JournalError> for ApiError {
-    fn from(error: JournalError) -> Self {
-        let message =
-            "Usage cannot be recorded at the moment, so no call is made. Try again later.";
-        Self::new(Code::UsageJournalUnavailable, message).caused_by(error)
-    }
-}
-
-impl From<BedrockError> for ApiError {
-    fn from(error: BedrockError) -> Self {
-        let (code, message) = match &error {
-            BedrockError::Unreachable(_) => {
-                (Code::UpstreamUnavailable, "Bedrock could not be reached.")
-            }
-            BedrockError::Cut(_) => (Code::UpstreamUnavailable, "Bedrock's answer broke off."),
-            BedrockError::Silent => (Code::UpstreamTimeout, "Bedrock did not answer in time."),
-        };
-        Self::new(code, message).caused_by(error)
-    }
 }

@@ -13,8 +13,9 @@ mod usage;
 use std::sync::Arc;
 
 use actix_web::{
-    FromRequest, HttpRequest, HttpResponse,
+    FromRequest, HttpRequest, HttpResponse, Route,
     dev::Payload,
+    guard,
     http::header::{self, EntityTag, IfNoneMatch},
     web,
 };
@@ -37,38 +38,41 @@ use crate::{
 pub fn configure(config: &mut web::ServiceConfig) {
     config
         .service(
-            // Clients probe the base address, too.
+            // Clients probe the base address, too, without signing in.
             web::resource("/")
-                .route(web::get().to(home::show))
-                .route(web::head().to(HttpResponse::Ok)),
+                .route(web::head().to(HttpResponse::Ok))
+                .route(web::get().to(home::show)),
         )
-        .service(web::resource("/login").route(web::get().to(sign_in::login)))
+        .service(web::resource("/login").route(get().to(sign_in::login)))
         .service(
             web::resource("/login/cli")
-                .route(web::get().to(sign_in::ask_for_cli))
+                .route(get().to(sign_in::ask_for_cli))
                 .route(web::post().to(sign_in::decide_for_cli)),
         )
         .service(
             web::resource("/device")
-                .route(web::get().to(sign_in::device))
+                .route(get().to(sign_in::device))
                 .route(web::post().to(sign_in::decide_device)),
         )
-        .service(web::resource("/connect").route(web::get().to(connect::show)))
+        .service(web::resource("/connect").route(get().to(connect::show)))
         .service(web::resource("/connect/test").route(web::post().to(connect::test)))
         .service(
-            web::resource("/keys")
-                .route(web::get().to(keys::list))
-                .route(web::post().to(keys::create)),
+            web::resource("/keys").route(get().to(keys::list)).route(web::post().to(keys::create)),
         )
         .service(web::resource("/keys/{key_id}/rename").route(web::post().to(keys::rename)))
         .service(web::resource("/keys/{key_id}/rotate").route(web::post().to(keys::rotate)))
         .service(web::resource("/keys/{key_id}/revoke").route(web::post().to(keys::revoke)))
-        .service(web::resource("/usage").route(web::get().to(usage::own)))
-        .service(web::resource("/usage/calls/{id}").route(web::get().to(usage::one::own)))
-        .service(web::resource("/sessions").route(web::get().to(sessions::list)))
+        .service(web::resource("/usage").route(get().to(usage::own)))
+        .service(web::resource("/usage/calls/{id}").route(get().to(usage::one::own)))
+        .service(web::resource("/sessions").route(get().to(sessions::list)))
         .service(web::resource("/sessions/{id}/end").route(web::post().to(sessions::end)))
         .configure(admin::configure)
-        .route("/static/{file}", web::get().to(asset));
+        .route("/static/{file}", get().to(asset));
+}
+
+/// A page is asked for whole, or for its head alone.
+fn get() -> Route {
+    web::route().guard(guard::Any(guard::Get()).or(guard::Head()))
 }
 
 /// Whoever looks at a page, signed in with a browser. Others are led to the sign-in page, and back afterwards.
@@ -178,7 +182,12 @@ impl Problem {
         if !mendable {
             return Err(error);
         }
-        Ok(Self { field: error.field().map(str::to_owned), message: error.message().to_owned() })
+        let message = match error.field() {
+            // It is not something that people type.
+            Some("cursor") => "This part of the list cannot be found: begin with the first.",
+            _ => error.message(),
+        };
+        Ok(Self { field: error.field().map(str::to_owned), message: message.to_owned() })
     }
 
     fn is_none(&self) -> bool {
@@ -221,8 +230,8 @@ fn mended<T: Default>(read: Result<T, ApiError>) -> Result<(T, Problem), ApiErro
 pub struct Pager {
     /// `1–50 of 1,234`.
     told: String,
-    newer: Option<String>,
-    older: Option<String>,
+    previous: Option<String>,
+    next: Option<String>,
 }
 
 fn page(page: &impl askama::Template) -> HttpResponse {

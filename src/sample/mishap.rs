@@ -66,6 +66,8 @@ impl Mishap {
             Outcome::Timeout => 900_000,
             _ => around(rng, 2_500.0, 0.7) as i64,
         });
+        // What was sent and not answered may have used anything; what was refused has used nothing.
+        row.estimated = !refused;
         row.status = self.status;
         row.upstream_request_id = row.upstream_request_id.take().filter(|_| refused);
         self.explain(row);

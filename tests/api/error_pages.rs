@@ -101,7 +101,12 @@ async fn who_does_too_much_is_told_when_to_go_on() {
 
     let reply = last.unwrap();
 
-    is_page(&reply, 429, &["Too many tries", "Wait for that long"]);
+    let html = String::from_utf8_lossy(&reply.body);
+    assert_eq!(reply.status, 429, "{html}");
+    for part in ["Too many tries", "What you typed is kept here", "<button>Send again</button>"] {
+        assert!(html.contains(part), "{part}: {html}");
+    }
+    assert_eq!((field(&reply, "name"), field(&reply, "expires_in_days")), ("x".into(), "7".into()));
     let seconds: u64 = reply.header("retry-after").unwrap().parse().unwrap();
     let said = format!("Try again in {seconds} s");
     assert!(String::from_utf8_lossy(&reply.body).contains(&said), "{said}");
@@ -145,8 +150,68 @@ async fn with_the_database_away_every_page_says_when_to_come_back() {
         assert_eq!(json.header("retry-after"), Some("5"), "{path}");
     }
     relay.heal();
-    let back = crate::helpers::eventually(std::time::Duration::from_secs(20), || async {
-        browser.get("/sessions").await.status == 200
-    });
-    assert!(back.await, "it heals by itself");
+    assert!(is_back(&browser).await, "it heals by itself");
+}
+
+async fn is_back(browser: &Browser) -> bool {
+    let answers = || async { browser.get("/sessions").await.status == 200 };
+    crate::helpers::eventually(std::time::Duration::from_secs(20), answers).await
+}
+
+#[actix_web::test]
+async fn a_form_that_meets_no_database_is_kept_and_makes_its_key_once_it_is_back() {
+    let (app, relay, _database) = behind_a_relay_with(TestServerBuilder::new().sign_in()).await;
+    let browser = app.signed_in(DEVELOPER).await;
+    let page = browser.get("/keys").await;
+    let (csrf, number) = (field(&page, "csrf_token"), field(&page, "form"));
+    let name = "nightly <b>build</b>";
+    let fields = [
+        ("csrf_token", csrf.as_str()),
+        ("form", &number),
+        ("name", name),
+        ("expires_in_days", "7"),
+    ];
+
+    relay.cut();
+    let away = browser.form("/keys", &fields).await;
+
+    let html = String::from_utf8_lossy(&away.body);
+    assert_eq!(away.status, 503, "{html}");
+    for part in ["The database is away", "What you typed is kept here", "nightly &#60;b&#62;build"]
+    {
+        assert!(html.contains(part), "{part}: {html}");
+    }
+    relay.heal();
+    assert!(is_back(&browser).await);
+    let kept = ["csrf_token", "form", "expires_in_days"].map(|name| (name, field(&away, name)));
+    let mut again: Vec<_> = kept.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    again.push(("name", name));
+    assert_eq!(browser.form("/keys", &again).await.status, 201);
+    let keys = browser.api("GET", "/api/keys", None).await.json();
+    assert_eq!(keys["keys"][0]["name"], name, "{keys}");
+}
+
+#[actix_web::test]
+async fn pages_are_asked_for_their_heads_and_found_with_a_slash_too_many() {
+    let app = TestServerBuilder::new().sign_in().start().await;
+    let browser = app.signed_in(DEVELOPER).await;
+    for path in pages() {
+        let whole = browser.get(path).await;
+        let head = browser.send(browser.request("HEAD", path)).await;
+
+        assert_eq!(head.status, 200, "{path}");
+        assert!(head.body.is_empty(), "{path}");
+        assert_eq!(head.header("content-type").is_some(), path != "/", "{path}");
+        assert_eq!(whole.status, 200, "{path}");
+        if path != "/" {
+            let reply = browser.get(&format!("{path}/")).await;
+            assert_eq!((reply.status.as_u16(), reply.header("location")), (303, Some(path)));
+        }
+    }
+    assert_eq!(app.browser().get("/admin/users/").await.header("location"), Some("/admin/users"));
+    // Only pages of ours are led to.
+    assert_eq!(browser.get("//evil.example/").await.header("location"), None);
+    assert_eq!(browser.form("/keys/", &[]).await.status, 404);
+    let refused = browser.send(browser.request("DELETE", "/keys")).await;
+    assert_eq!((refused.status.as_u16(), refused.header("allow")), (405, Some("GET, POST, HEAD")));
 }

@@ -498,12 +498,15 @@ on_both_databases!(what_is_asked_wrongly_is_told_beside_its_field, backend => {
             let form = between(&page, "<form method=\"get\"", "</form>");
             assert!(form.contains(kept) && form.contains("name=\"measure\" value=\"tokens\""), "{query}: {form}");
             assert!(!page.contains("<dt>Cost</dt>"), "no figures of something else: {query}");
+            let whole = html(&browser.get(path).await);
+            let models = |page: &str| between(page, "<select id=\"model\"", "</select>").matches("<option").count();
+            assert!(models(&whole) > 2 && models(&page) >= models(&whole), "models are offered: {query}");
         }
     }
     for (path, status, told) in [
-        ("/usage?cursor=garbage", 400, "This is no next_cursor of a page."),
-        ("/usage?measure=love", 400, "measure must be one of cost, tokens, requests."),
-        ("/usage?group=person", 400, "group must be one of model, region, key, day."),
+        ("/usage?cursor=garbage", 400, "begin with the first"),
+        ("/usage?measure=love", 400, "Choose one of cost, tokens, requests."),
+        ("/usage?group=person", 400, "Choose one of model, region, key, day."),
         ("/usage?unknown=member&from=&to=&model=&key=", 200, "<dt>Cost</dt>"),
         ("/usage?user_id=nobody", 200, "<dt>Cost</dt>"),
         ("/usage?from=2150-01-01&to=2199-12-31", 200, "No calls in these days"),

@@ -245,14 +245,15 @@ pub async fn import(
     let origin = surface::origin(&request, Some(&admin.0));
     let mut conn = worker.shared.pool.writer().await?;
     let imported = ledger::import(&mut conn, entries, dry_run, &origin).await?;
-    let changes = imported.changes.into_iter().map(|(entry, before)| ImportChange {
-        line: entry.line,
-        region: entry.region,
-        model_id: entry.model_id,
-        valid_from: entry.valid_from,
-        before: before.map(Prices::from),
-        after: (entry.rates, entry.long).into(),
-    });
+    let changes =
+        imported.changes.into_iter().map(|ledger::Changed { entry, before, .. }| ImportChange {
+            line: entry.line,
+            region: entry.region,
+            model_id: entry.model_id,
+            valid_from: entry.valid_from,
+            before: before.map(Prices::from),
+            after: (entry.rates, entry.long).into(),
+        });
     Ok(Json(ImportResult {
         applied: !dry_run,
         added: imported.added,

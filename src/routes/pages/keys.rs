@@ -179,8 +179,8 @@ fn pager(offset: i64, limit: i64, shown: usize, total: i64) -> Pager {
     let last = offset + i64::try_from(shown).unwrap_or(limit);
     Pager {
         told: format!("{}–{last} of {total}", (offset + 1).min(last)),
-        newer: (offset > 0).then(|| at((offset - limit).max(0))),
-        older: (last < total).then(|| at(offset + limit)),
+        previous: (offset > 0).then(|| at((offset - limit).max(0))),
+        next: (last < total).then(|| at(offset + limit)),
     }
 }
 

@@ -154,7 +154,7 @@ on_both_databases!(the_list_narrows_and_its_pages_hold_each_price_once, backend 
     assert!(wild.contains("No price fits."), "a wildcard is a letter like others");
     let broken = browser.get("/admin/costs?cursor=nonsense").await;
     assert_eq!(broken.status, 400);
-    assert!(text(&broken).contains("This is no next_cursor"));
+    assert!(text(&broken).contains("begin with the first"));
 });
 
 const FILE: &str = "region,model_id,input_per_1k,output_per_1k\n\
@@ -182,6 +182,35 @@ on_both_databases!(an_import_is_shown_before_it_is_made_and_made_once, backend =
     assert_eq!(app.audited("prices_imported").await, 1);
     let nothing = text(&upload(&browser, &[("file", ""), ("text", FILE), ("action", "preview")]).await);
     assert!(nothing.contains("The file changes nothing"), "{nothing}");
+});
+
+on_both_databases!(a_narrower_price_is_shown_beside_the_one_that_counts_so_far_and_the_history_says_who, backend => {
+    let app = app(backend).await;
+    let browser = admin(&app).await;
+    let file = "region,model_id,input_per_1k,output_per_1k,input_long_per_1k,output_long_per_1k\n\
+        mx-central-1,amazon.nova-lite-v1:0,0.001,0.00024,0.002,0.00048\n*,acme.one,0.001,0.002,,\n";
+
+    let preview = upload(&browser, &[("file", file), ("text", ""), ("action", "preview")]).await;
+
+    let page = text(&preview);
+    assert!(page.contains("2 to add, 0 to change"), "{page}");
+    let row = |id: &str| {
+        let row = page.split("<tr>").find(|row| row.contains(id)).expect("a row");
+        row.split("</tr>").next().unwrap_or_default().to_owned()
+    };
+    let narrower = row("amazon.nova-lite");
+    assert!(narrower.contains("in place of a broader price"), "{narrower}");
+    assert!(narrower.contains("<s>0.06</s> → 1"), "{narrower}");
+    assert!(narrower.contains("<s>–</s> → 2") && narrower.contains("<s>–</s> → 0.48"), "{narrower}");
+    let new = row("acme.one");
+    assert!(new.contains("new</span>") && new.contains("all along") && !new.contains("<s>"), "{new}");
+    let version = field(&preview, "version");
+    let applied = [("text", file), ("version", version.as_str()), ("action", "apply")];
+    assert_eq!(upload(&browser, &applied).await.status, 303);
+    let history = text(&browser.get("/admin/costs/mx-central-1/amazon.nova-lite-v1:0").await);
+    assert!(history.contains("<td dir=\"auto\">admin@example.com</td>"), "{history}");
+    let log = text(&browser.get("/admin/audit?event_type=prices_imported").await);
+    assert!(log.contains("<span class=\"brief\" dir=\"auto\">prices</span>"), "what was changed: {log}");
 });
 
 #[actix_web::test]

@@ -44,7 +44,7 @@ struct AuditPage {
 }
 
 /// Names of people by their ids.
-struct People(HashMap<i64, String>);
+pub struct People(HashMap<i64, String>);
 
 #[derive(Template)]
 #[template(path = "admin/audit_verified.html")]
@@ -137,14 +137,14 @@ async fn found(
                 total_is_capped: list.total_is_capped,
             };
             let before = (list.offset - list.limit).max(0).to_string();
-            let newer = (list.offset > 0).then(|| asked.address(Some(&before), None));
-            let older = list.next_cursor.as_deref().filter(|_| next < list.total).map(|cursor| {
+            let previous = (list.offset > 0).then(|| asked.address(Some(&before), None));
+            let next = list.next_cursor.as_deref().filter(|_| next < list.total).map(|cursor| {
                 if next > FARTHEST {
                     return asked.address(None, Some(cursor));
                 }
                 asked.address(Some(&next.to_string()), None)
             });
-            Pager { told: part.told(), newer, older }
+            Pager { told: part.told(), previous, next }
         }
         Some(_) => Pager {
             told: list
@@ -152,8 +152,8 @@ async fn found(
                 .first()
                 .map(|first| format!("from {} on", first.id))
                 .unwrap_or_default(),
-            newer: Some(asked.address(None, None)),
-            older: list.next_cursor.as_deref().map(|cursor| asked.address(None, Some(cursor))),
+            previous: Some(asked.address(None, None)),
+            next: list.next_cursor.as_deref().map(|cursor| asked.address(None, Some(cursor))),
         },
     };
     Ok((list, pager))
@@ -246,8 +246,19 @@ impl People {
     /// Those whom these events concern, and who did them.
     async fn of(conn: &mut Conn, logs: &[AuditEntry]) -> Result<Self, ApiError> {
         let actors = logs.iter().filter_map(|entry| person_of(&entry.actor));
-        let mut ids: Vec<i64> = logs.iter().filter_map(|entry| entry.user_id).collect();
-        ids.extend(actors);
+        Self::with_ids(conn, logs.iter().filter_map(|entry| entry.user_id).chain(actors)).await
+    }
+
+    /// Those among these actors who are people.
+    pub async fn among(
+        conn: &mut Conn,
+        actors: impl Iterator<Item = &str>,
+    ) -> Result<Self, ApiError> {
+        Self::with_ids(conn, actors.filter_map(person_of)).await
+    }
+
+    async fn with_ids(conn: &mut Conn, ids: impl Iterator<Item = i64>) -> Result<Self, ApiError> {
+        let mut ids: Vec<i64> = ids.collect();
         ids.sort_unstable();
         ids.dedup();
         if ids.is_empty() {
@@ -265,8 +276,8 @@ impl People {
     }
 
     /// Who did it, in words.
-    fn actor(&self, entry: &AuditEntry) -> String {
-        person_of(&entry.actor).map_or_else(|| entry.actor.clone(), |id| self.name(&id))
+    pub fn actor(&self, actor: &str) -> String {
+        person_of(actor).map_or_else(|| actor.to_owned(), |id| self.name(&id))
     }
 }
 

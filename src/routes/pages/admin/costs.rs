@@ -1,5 +1,7 @@
 //! `/admin/costs`: the price ledger; one price with its history, changed and ended by hand.
 
+use std::collections::HashMap;
+
 use actix_web::{
     HttpRequest, HttpResponse,
     web::{Data, Path, Query},
@@ -7,10 +9,12 @@ use actix_web::{
 use askama::Template;
 use serde::Deserialize;
 
+use super::audit::People;
 use crate::{
     auth::Identity,
     db::{
         self, Conn, Timestamp,
+        audit::AuditLogEntry,
         prices::{Filter, ModelCost},
         usage::COUNT_CAP,
     },
@@ -86,8 +90,8 @@ pub async fn list(
     let shell = viewer.0.shell(&mut conn, &worker, Place::AdminCosts).await?;
     let prices = ModelCost::by_name(&mut conn, &filter, now, place, PAGE).await?;
     let total = ModelCost::count(&mut conn, &filter, now, COUNT_CAP + 1).await?;
-    let older = (place + PAGE < total).then(|| asked.at(place + PAGE));
-    let newer = (place > 0).then(|| asked.at((place - PAGE).max(0)));
+    let next = (place + PAGE < total).then(|| asked.at(place + PAGE));
+    let previous = (place > 0).then(|| asked.at((place - PAGE).max(0)));
     let unpriced = upkeep::without_price(&mut conn, upkeep::DAYS, now).await?;
     let done = asked.done.as_deref();
     let shown = CostsPage {
@@ -106,8 +110,8 @@ pub async fn list(
                 }
                 total => format!("{} prices", show::grouped(total)),
             },
-            newer,
-            older,
+            previous,
+            next,
         },
         prices,
         unpriced,
@@ -222,6 +226,8 @@ struct PricePage {
     key: Option<(String, String)>,
     current: Option<ModelCost>,
     history: Vec<ModelCost>,
+    /// Who added the rows of the history, as far as it is kept.
+    by: HashMap<Timestamp, String>,
     typed: Typed,
     problem: Problem,
     now: Timestamp,
@@ -280,9 +286,18 @@ impl PricePage {
         let now = db::now();
         let history = ModelCost::history(conn, &key.0, &key.1).await?;
         let newest = history.first().ok_or_else(no_price)?;
+        let times: Vec<Timestamp> = history.iter().map(|row| row.created_at).collect();
+        let by = AuditLogEntry::actors_of_prices(conn, &times).await?;
+        let people = People::among(conn, by.values().map(String::as_str)).await?;
+        let by = by.into_iter().map(|(at, actor)| (at, people.actor(&actor))).collect();
         let current = current(&history, now).cloned();
         let typed = typed.unwrap_or_else(|| Typed::of(current.as_ref().unwrap_or(newest)));
-        Ok(Self { shell, key: Some(key), current, history, typed, problem, now })
+        Ok(Self { shell, key: Some(key), current, history, by, typed, problem, now })
+    }
+
+    /// Who added a row; those that came with the service were added by nobody.
+    fn added_by(&self, price: &ModelCost) -> &str {
+        self.by.get(&price.created_at).map_or("–", String::as_str)
     }
 }
 
@@ -320,8 +335,8 @@ pub async fn ask_for_new(
 }
 
 fn new_page(shell: Shell, typed: Typed, problem: Problem) -> PricePage {
-    let (key, current, history) = (None, None, Vec::new());
-    PricePage { shell, key, current, history, typed, problem, now: db::now() }
+    let (key, current, history, by) = (None, None, Vec::new(), HashMap::new());
+    PricePage { shell, key, current, history, by, typed, problem, now: db::now() }
 }
 
 /// `POST /admin/costs/new`

@@ -8,9 +8,8 @@ use crate::{
     auth::Identity,
     db::{Timestamp, prices},
     pricing::{
-        Rates,
         import::{self, BadLine, Entry, Tiers},
-        ledger::{self, Imported},
+        ledger::{self, Changed, Imported},
         money,
     },
     routes::{
@@ -74,8 +73,10 @@ struct Change {
     region: String,
     model_id: String,
     is_new: bool,
-    valid_from: Option<Timestamp>,
-    prices: [Pair; 5],
+    /// Calls had a broader price so far, which is what the new one is shown beside.
+    is_narrower: bool,
+    valid_from: Timestamp,
+    prices: [Pair; 7],
 }
 
 /// A price before, if it was another, and after.
@@ -88,7 +89,7 @@ impl Preview {
     fn new(imported: Imported, version: i64) -> Self {
         let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
         let more = imported.changes.len().saturating_sub(LISTED);
-        let without_cache = imported.changes.iter().filter(|(entry, _)| {
+        let without_cache = imported.changes.iter().filter(|Changed { entry, .. }| {
             entry.rates.cache_write.is_none() || entry.rates.cache_read.is_none()
         });
         let without_cache = number(without_cache.count());
@@ -105,25 +106,29 @@ impl Preview {
 }
 
 impl Change {
-    fn new((entry, before): (Entry, Option<Tiers>)) -> Self {
+    fn new(Changed { entry, before, instead_of }: Changed) -> Self {
         let told =
             |pico: Option<i64>| pico.map_or_else(|| "–".to_owned(), money::price_per_million);
-        let old = before.map(|(rates, _)| rates);
-        let pair = |class: fn(&Rates) -> Option<i64>| {
-            let (before, after) = (old.as_ref().map(class), class(&entry.rates));
+        let old = before.or(instead_of);
+        let new = (entry.rates, entry.long);
+        let pair = |class: fn(&Tiers) -> Option<i64>| {
+            let (before, after) = (old.as_ref().map(class), class(&new));
             Pair { before: before.filter(|before| *before != after).map(told), after: told(after) }
         };
         Self {
             prices: [
-                pair(|rates| rates.input),
-                pair(|rates| rates.output),
-                pair(|rates| rates.cache_write),
-                pair(|rates| rates.cache_write_1h),
-                pair(|rates| rates.cache_read),
+                pair(|(rates, _)| rates.input),
+                pair(|(rates, _)| rates.output),
+                pair(|(rates, _)| rates.cache_write),
+                pair(|(rates, _)| rates.cache_write_1h),
+                pair(|(rates, _)| rates.cache_read),
+                pair(|(_, long)| long.as_ref()?.input),
+                pair(|(_, long)| long.as_ref()?.output),
             ],
             line: entry.line,
             is_new: before.is_none(),
-            valid_from: entry.valid_from,
+            is_narrower: instead_of.is_some(),
+            valid_from: entry.valid_from.unwrap_or_else(ledger::always),
             region: entry.region,
             model_id: entry.model_id,
         }

@@ -70,13 +70,13 @@ impl Part {
     /// Links to the parts before and after, whose addresses `at` makes of a cursor.
     pub fn pager(&self, at: impl Fn(Option<&str>) -> String) -> Pager {
         let before = (self.place - self.limit).max(0);
-        let newer = (self.place > 0).then(|| match before {
+        let previous = (self.place > 0).then(|| match before {
             0 => at(None),
             before => at(Some(&write_cursor(before))),
         });
         let next = self.place + self.limit;
-        let older = (self.shown > 0 && next < self.total).then(|| at(Some(&write_cursor(next))));
-        Pager { told: self.told(), newer, older }
+        let next = (self.shown > 0 && next < self.total).then(|| at(Some(&write_cursor(next))));
+        Pager { told: self.told(), previous, next }
     }
 }
 

@@ -118,7 +118,7 @@ pub async fn show(
     Ok(templates::answer(status, &OverviewPage { shell, problem, ranges, found }))
 }
 
-/// Three questions at once, each on a connection of its own: together they take as long as the longest.
+/// Four questions at once, each on a connection of its own: together they take as long as the longest.
 async fn find(worker: &Worker, days: u64, now: Timestamp) -> Result<Found, ApiError> {
     let today = now.date();
     let pool = &worker.shared.pool;
@@ -133,25 +133,29 @@ async fn find(worker: &Worker, days: u64, now: Timestamp) -> Result<Found, ApiEr
         let regions = read::total(conn, &levels, &regions, range.start, range.end).await?;
         Ok::<_, ApiError>((models, recently, regions))
     };
-    let people = async {
+    let spenders = async {
         let conn = &mut pool.reader().await?;
         let levels = levels::read(conn).await?;
         let range = Range::of(conn, &levels, Span::last(days, today), today).await?;
-        let spenders = people::top(conn, &levels, (range.start, range.end), MOST_SPENDERS).await?;
-        let movers = movers(conn, &levels, today).await?;
-        let ids = spenders.iter().map(|one| one.user_id);
-        let ids = ids.chain(movers.iter().flatten().map(|mover| mover.user_id));
-        let names = UserRecord::names(conn, &ids.collect::<Vec<_>>()).await?;
-        Ok::<_, ApiError>((spenders, movers, names))
+        let range = (range.start, range.end);
+        Ok::<_, ApiError>(people::top(conn, &levels, range, MOST_SPENDERS).await?)
+    };
+    let movers = async {
+        let conn = &mut pool.reader().await?;
+        let levels = levels::read(conn).await?;
+        movers(conn, &levels, today).await
     };
     let unpriced = async {
         let conn = &mut pool.reader().await?;
         Ok::<_, ApiError>(upkeep::without_price(conn, upkeep::DAYS, now).await?)
     };
     // All to their ends, also when one fails: a query must not be dropped half-way.
-    let (sums, people, unpriced) = futures_util::join!(sums, people, unpriced);
-    let ((models, recently, regions), (spenders, movers, names), unpriced) =
-        (sums?, people?, unpriced?);
+    let (sums, spenders, movers, unpriced) = futures_util::join!(sums, spenders, movers, unpriced);
+    let (spenders, movers, unpriced) = (spenders?, movers?, unpriced?);
+    let (models, recently, regions) = sums?;
+    let ids = spenders.iter().map(|one| one.user_id);
+    let ids = ids.chain(movers.iter().flatten().map(|mover| mover.user_id));
+    let names = UserRecord::names(&mut pool.reader().await?, &ids.collect::<Vec<_>>()).await?;
 
     let total = models.total();
     let whole = total.cost_nano_usd;

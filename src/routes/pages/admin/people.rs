@@ -92,7 +92,7 @@ async fn found(worker: &Worker, asked: &Asked) -> Result<(UserList, Pager), ApiE
     let (sort, order) = (asked.sort.as_deref(), asked.order.as_deref());
     let mut pager = part.pager(|cursor| asked.address(sort, order, cursor));
     // Counting stops where the total is capped, but the list goes on.
-    pager.older = list.next_cursor.as_deref().map(|next| asked.address(sort, order, Some(next)));
+    pager.next = list.next_cursor.as_deref().map(|next| asked.address(sort, order, Some(next)));
     Ok((list, pager))
 }
 
