@@ -23,7 +23,7 @@ use arc_swap::ArcSwap;
 use crate::{
     auth::{AdminRule, keys::Keys, providers::Provider, sign_in::Rules},
     bedrock::credentials::{Current, Source},
-    db::Pool,
+    db::{DbError, Pool},
     jobs,
     settings::Settings,
     telemetry::Metrics,
@@ -44,6 +44,15 @@ const LOOK: Duration = Duration::from_millis(250);
 /// This many crashes within [`CRASH_WINDOW`] end readiness: starting again does not help.
 const CRASHES: usize = 3;
 const CRASH_WINDOW: Duration = Duration::from_secs(60);
+/// Connections to Postgres for checking credentials and hearing of those that were taken away.
+const FOR_AUTH: usize = 2;
+/// And for usage rows, for the batch and the prices beside it; a batch that takes longer is tried again.
+const FOR_USAGE: usize = 2;
+const LONGEST_WRITE: Duration = Duration::from_secs(60);
+/// No credential is worth a longer wait than a connection is.
+const LONGEST_CHECK: Duration = Duration::from_secs(5);
+/// And for jobs, for their work and their leases.
+const FOR_JOBS: usize = 4;
 
 /// Are you there?
 #[derive(Message)]
@@ -149,7 +158,11 @@ impl Threads {
 
 impl Actors {
     /// Starts them: authentication, credentials and identity providers on one thread, usage, streams and jobs on another, so
-    /// that a slow write never delays a sign-in. `tls` verifies identity providers.
+    /// that a slow write never delays a sign-in. Credentials, usage and jobs have connections of their own to the
+    /// database, so that requests never delay them. `tls` verifies identity providers.
+    ///
+    /// # Errors
+    /// The database's, if there can be no connections to it.
     pub fn start(
         settings: &Settings,
         pool: &Pool,
@@ -158,7 +171,7 @@ impl Actors {
         tls: &Arc<rustls::ClientConfig>,
         rules: &Arc<jobs::Rules>,
         metrics: &Metrics,
-    ) -> (Self, Threads) {
+    ) -> Result<(Self, Threads), DbError> {
         let threads = Threads { auth: Arbiter::new(), background: Arbiter::new() };
         let known = Arc::new(Known::new(&settings.cache, &settings.auth));
         let authorization = Current::default();
@@ -170,7 +183,8 @@ impl Actors {
             })
         };
         let auth = {
-            let (pool, keys, known) = (pool.clone(), keys.clone(), known.clone());
+            let pool = pool.apart(FOR_AUTH, Some(LONGEST_CHECK))?;
+            let (keys, known) = (keys.clone(), known.clone());
             let (streams, metrics) = (streams.clone(), metrics.clone());
             let admins = AdminRule::new(&settings.admin, &settings.oauth);
             let tidy_every = Duration::from_secs(settings.cache.cleanup_interval);
@@ -210,13 +224,15 @@ impl Actors {
             })
         };
         let usage = {
-            let (pool, settings, metrics) = (pool.clone(), settings.usage.clone(), metrics.clone());
+            let pool = pool.apart(FOR_USAGE, Some(LONGEST_WRITE))?;
+            let (settings, metrics) = (settings.usage.clone(), metrics.clone());
             Place::start(threads.background.handle(), move || {
                 UsageRecorder::new(pool.clone(), journal.clone(), &settings, metrics.clone())
             })
         };
         let summary = {
-            let (pool, rules, metrics) = (pool.clone(), rules.clone(), metrics.clone());
+            let pool = pool.apart(FOR_JOBS, None)?;
+            let (rules, metrics) = (rules.clone(), metrics.clone());
             Place::start(threads.background.handle(), move || {
                 SummaryScheduler::new(pool.clone(), rules.clone(), metrics.clone())
             })
@@ -234,7 +250,7 @@ impl Actors {
             summary,
             unstable,
         };
-        (actors, threads)
+        Ok((actors, threads))
     }
 
     /// Starts crashed actors again, for ever (REL-29).

@@ -24,7 +24,7 @@ use chrono::{NaiveDateTime, SubsecRound, Utc};
 use deadpool::managed::{Object, PoolError};
 use diesel::{Connection, ConnectionError, SqliteConnection, connection::SimpleConnection};
 use diesel_async::{
-    AsyncPgConnection,
+    AsyncPgConnection, SimpleAsyncConnection,
     pooled_connection::{
         AsyncDieselConnectionManager, ManagerConfig, PoolError as SetupError, RecyclingMethod,
         deadpool::Pool as AsyncPool,
@@ -249,9 +249,25 @@ impl Pool {
             }
             None => {
                 let tls = postgres_tls(settings)?;
-                let pool = postgres_pool(url, settings.max_connections, tls.clone())?;
+                let pool = postgres_pool(url, settings.max_connections, tls.clone(), None)?;
                 Ok(Self::Postgres { pool, url: url.into(), tls })
             }
+        }
+    }
+
+    /// Connections of its own to the same database: who has them waits for nobody else's. Each statement may take so long,
+    /// if that is said. On SQLite it is the same pool, which has one writer for all.
+    ///
+    /// # Errors
+    /// [`DbError::Unavailable`] if there can be none.
+    pub fn apart(&self, connections: usize, longest: Option<Duration>) -> Result<Self, DbError> {
+        match self {
+            Self::Postgres { url, tls, .. } => Ok(Self::Postgres {
+                pool: postgres_pool(url, connections, tls.clone(), longest)?,
+                url: url.clone(),
+                tls: tls.clone(),
+            }),
+            Self::Sqlite { .. } => Ok(self.clone()),
         }
     }
 
@@ -390,6 +406,7 @@ fn postgres_pool(
     url: &str,
     size: usize,
     tls: PostgresTls,
+    longest: Option<Duration>,
 ) -> Result<AsyncPool<AsyncPgConnection>, DbError> {
     let runtime = tokio::runtime::Handle::current();
     let mut config = ManagerConfig::<AsyncPgConnection>::default();
@@ -397,7 +414,21 @@ fn postgres_pool(
     config.custom_setup = Box::new(move |url| {
         let (url, tls) = (url.to_owned(), tls.clone());
         // The connection's task must not die with the worker that happened to ask first.
-        let task = runtime.spawn(async move { connect_postgres(&url, &tls).await });
+        let task = runtime.spawn(async move {
+            let mut connection = connect_postgres(&url, &tls).await?;
+            if let Some(longest) = longest {
+                // A statement that hangs, or a transaction that was left open, would keep others waiting for ever.
+                let ms = longest.as_millis();
+                let text = format!(
+                    "SET statement_timeout = {ms}; SET idle_in_transaction_session_timeout = {ms}"
+                );
+                connection
+                    .batch_execute(&text)
+                    .await
+                    .map_err(ConnectionError::CouldntSetupConfiguration)?;
+            }
+            Ok(connection)
+        });
         Box::pin(async move {
             task.await.map_err(|error| ConnectionError::BadConnection(error.to_string()))?
         })
@@ -504,6 +535,6 @@ pub async fn ping(pool: &Pool) -> Result<(), DbError> {
         file.check()?;
     }
     let mut conn = pool.reader().await?;
-    on_conn!(&mut conn, c => diesel_async::SimpleAsyncConnection::batch_execute(c, "SELECT 1").await)?;
+    on_conn!(&mut conn, c => SimpleAsyncConnection::batch_execute(c, "SELECT 1").await)?;
     Ok(())
 }

@@ -340,6 +340,7 @@ pub struct Database {
     /// Holds a password for Postgres, hence secret.
     pub url: SecretString,
     pub max_connections: usize,
+    pub statement_timeout_seconds: u64,
     pub migration_on_startup: bool,
     pub wait_seconds: u64,
     pub allow_plaintext: bool,

@@ -99,7 +99,10 @@ impl Application {
             None => None,
         };
 
-        let pool = Pool::open(&settings.database).context("database.url")?;
+        let statement = Duration::from_secs(settings.database.statement_timeout_seconds);
+        let pool = Pool::open(&settings.database)
+            .and_then(|pool| pool.apart(settings.database.max_connections, Some(statement)))
+            .context("database.url")?;
         // In memory there is nothing yet, so there it is always applied.
         let apply = settings.database.migration_on_startup || !settings.database.enabled;
         let wait = Duration::from_secs(settings.database.wait_seconds);
@@ -139,7 +142,8 @@ impl Application {
             .context("aws.ca_file")?;
         let client_tls = Arc::new(tls::client(roots, &["http/1.1"]));
         let (actors, threads) =
-            Actors::start(&settings, &pool, &keys, journal.clone(), &client_tls, &rules, &metrics);
+            Actors::start(&settings, &pool, &keys, journal.clone(), &client_tls, &rules, &metrics)
+                .context("database.url")?;
         let health = health_checks(&pool, &actors, keys.clone(), journal.clone());
         let shared = Shared::new(&settings, actors, pool, metrics, health, journal, keys, rules);
         let shared = Arc::new(shared);

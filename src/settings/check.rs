@@ -215,6 +215,11 @@ fn database(check: &mut Check, database: &Database) {
     }
     let connections = (1..=1000).contains(&database.max_connections);
     check.that(connections, "database.max_connections", "must be 1 to 1000");
+    check.that(
+        (1..=600).contains(&database.statement_timeout_seconds),
+        "database.statement_timeout_seconds",
+        "must be 1 to 600",
+    );
     check.that(database.wait_seconds <= 3600, "database.wait_seconds", "must be at most 3600");
 }
 

@@ -338,3 +338,66 @@ async fn rows_are_not_written_into_a_database_file_that_was_removed() {
     });
     assert!(both.await, "the second row waited in the journal");
 }
+
+/// A transaction that holds a table, so that whoever asks it hangs.
+async fn hold(app: &TestServer, table: &str) -> bedrock_sso_proxy::db::Conn {
+    let mut conn = app.pool().await.writer().await.unwrap();
+    let bedrock_sso_proxy::db::Conn::Postgres(c) = &mut conn else { panic!("Postgres") };
+    let text = format!("BEGIN; LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE");
+    diesel_async::SimpleAsyncConnection::batch_execute(c.as_mut(), &text).await.unwrap();
+    conn
+}
+
+#[actix_web::test]
+async fn a_statement_that_hangs_is_given_up() {
+    let app = TestServerBuilder::new()
+        .backend(Backend::Postgres)
+        .set("DATABASE__STATEMENT_TIMEOUT_SECONDS", 1)
+        .start()
+        .await;
+    let key = app.create_key(PERSON).await;
+    assert_eq!(app.get("/api/usage/records").bearer(&key).send().await.status, 200);
+    let held = hold(&app, "usage_records").await;
+
+    let began = std::time::Instant::now();
+    let reply = app.get("/api/usage/records").bearer(&key).send().await;
+
+    assert_eq!(reply.status, 503);
+    assert_eq!(reply.json()["error"]["code"], "database_unavailable");
+    let took = began.elapsed();
+    assert!((Duration::from_secs(1)..Duration::from_secs(4)).contains(&took), "{took:?}");
+    drop(held);
+}
+
+#[actix_web::test]
+async fn requests_that_hold_every_connection_keep_no_usage_row_waiting() {
+    let app = TestServerBuilder::new()
+        .backend(Backend::Postgres)
+        .set("DATABASE__MAX_CONNECTIONS", 2)
+        .start()
+        .await;
+    let key = app.create_key(PERSON).await;
+    assert_eq!(app.call(MODEL, "invoke", &message("hi")).bearer(&key).send().await.status, 200);
+    app.settle().await;
+    let admin = app.create_token(crate::helpers::ADMIN).await;
+    assert_eq!(app.get("/api/admin/jobs").bearer(&admin).send().await.status, 200);
+    let held = hold(&app, "job_runs").await;
+    let stuck = (0..4).map(|_| {
+        let request = app.get("/api/admin/jobs").bearer(&admin);
+        actix_web::rt::spawn(request.send())
+    });
+    let stuck: Vec<_> = stuck.collect();
+    let pool = &app.shared().pool;
+    let full = || async { pool.connections()[0].1.waiting > 0 };
+    assert!(eventually(Duration::from_secs(5), full).await, "requests wait for a connection");
+
+    assert_eq!(app.call(MODEL, "invoke", &message("hi")).bearer(&key).send().await.status, 200);
+
+    // All is written while they wait.
+    app.settle().await;
+    assert!(pool.connections()[0].1.waiting > 0 || stuck.iter().any(|one| !one.is_finished()));
+    drop(held);
+    for request in stuck {
+        assert!([200, 503].contains(&request.await.unwrap().status.as_u16()));
+    }
+}
