@@ -45,6 +45,12 @@ pub struct Price {
     pub long: Option<Rates>,
 }
 
+/// A price that is ten times another: most likely it is written for another number of tokens.
+pub fn is_jump(before: i64, after: i64) -> bool {
+    let (low, high) = (before.min(after), before.max(after));
+    low > 0 && high / low >= 10
+}
+
 /// Every price of every time, by model and region.
 #[derive(Debug, Default)]
 pub struct Book {
@@ -83,6 +89,13 @@ impl Book {
         either(model_id)
             .or_else(|| full_differs.then(|| either(full))?)
             .or_else(|| bare_differs.then(|| either(bare))?)
+    }
+
+    /// When a price under exactly this key that begins at this time is followed by another.
+    pub fn followed_at(&self, region: &str, model_id: &str, at: Timestamp) -> Option<Timestamp> {
+        let prices = self.models.get(model_id)?.get(region)?;
+        let later = prices.partition_point(|price| price.valid_from <= at);
+        Some(prices.get(later)?.valid_from)
     }
 
     /// Whether there ever was a row under exactly this key.

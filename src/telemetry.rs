@@ -11,6 +11,8 @@ use prometheus::{
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::{EnvFilter, Layer, layer::SubscriberExt, util::SubscriberInitExt};
 
+pub use redact::looks_secret;
+
 use crate::{
     db::usage::NewUsage,
     settings::{LogFormat, Logging},

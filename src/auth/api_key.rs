@@ -5,7 +5,7 @@ use chrono::{NaiveDate, NaiveTime, TimeDelta};
 use secrecy::{ExposeSecret, SecretString};
 
 use super::Refusal;
-use crate::{db::Timestamp, settings::ApiKeys};
+use crate::{db::Timestamp, settings::ApiKeys, telemetry::looks_secret};
 
 pub const PREFIX: &str = "SSOK_";
 const RANDOM: usize = 32;
@@ -14,8 +14,15 @@ const BASE62: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnop
 /// Why a key cannot be made as it was asked for.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Unfit {
-    #[error("A name has 1 to 100 characters, none of them control characters.")]
+    #[error(
+        "A name has 1 to 100 characters, none of them control characters or marks that turn text around."
+    )]
     Name,
+    /// It would be in lists and in the audit log for everybody to read.
+    #[error(
+        "This looks like a key itself, which nobody else may see. Give the key a name, such as laptop."
+    )]
+    Secret,
     #[error("A key lives at least one day.")]
     NoLife,
     #[error("A key must end within {0} days (api_keys.max_expiry_days).")]
@@ -27,12 +34,15 @@ pub enum Unfit {
 /// A name for a key, without space around it. People see it, so nothing in it may act on a screen.
 ///
 /// # Errors
-/// [`Unfit::Name`].
+/// [`Unfit::Name`], [`Unfit::Secret`].
 pub fn name(text: &str) -> Result<String, Unfit> {
     let name = text.trim();
     let acts = |letter: char| letter.is_control() || turns_text(letter);
     if name.is_empty() || name.chars().count() > 100 || name.chars().any(acts) {
         return Err(Unfit::Name);
+    }
+    if looks_secret(name) {
+        return Err(Unfit::Secret);
     }
     Ok(name.to_owned())
 }

@@ -86,7 +86,9 @@ pub async fn without_price(
     for (group, measures) in groups {
         let (region, model_id) =
             (group.region.unwrap_or_default(), group.model_id.unwrap_or_default());
-        if let Some(lack) = ledger.lacks(&region, &model_id, &measures, now) {
+        // A call of whose tokens nothing is known has no cost whatever the prices are, and is estimated.
+        let waits = (measures.unpriced > measures.estimated).then_some(Lack::Repricing);
+        if let Some(lack) = ledger.lacks(&region, &model_id, &measures, now).or(waits) {
             found.push(Unpriced { region, model_id, measures, lack });
         }
     }

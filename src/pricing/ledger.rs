@@ -136,6 +136,8 @@ pub enum Lack {
     CacheWrite,
     CacheWrite1h,
     CacheRead,
+    /// Nothing any more: its calls from before have no cost yet.
+    Repricing,
 }
 
 impl Lack {
@@ -147,6 +149,9 @@ impl Lack {
             Self::CacheWrite => "its price has none for cache writes of five minutes",
             Self::CacheWrite1h => "its price has none for cache writes of an hour",
             Self::CacheRead => "its price has none for cache reads",
+            Self::Repricing => {
+                "it has a price now; `job reprice` gives calls from before their cost"
+            }
         }
     }
 }
@@ -303,6 +308,8 @@ pub struct Changed {
     pub before: Option<Tiers>,
     /// Where there was none: the broader one that calls have had instead, such as that of any region.
     pub instead_of: Option<Tiers>,
+    /// When a price that is there already follows it.
+    pub until: Option<Timestamp>,
 }
 
 /// Compares prices with those that count, and adds those that differ, in one transaction; a dry run adds nothing.
@@ -352,7 +359,8 @@ pub async fn import(
             let broader = book.find(&entry.region, &entry.model_id, from.max(now));
             let instead_of = broader.filter(|_| change.before.is_none());
             let instead_of = instead_of.map(|price| (price.rates, price.long));
-            Changed { entry, before: change.before, instead_of }
+            let until = book.followed_at(&entry.region, &entry.model_id, from);
+            Changed { entry, before: change.before, instead_of, until }
         });
         let answer = Imported { added, changed, unchanged, changes: changes.collect() };
         let event = (!dry_run && !rows.is_empty())
@@ -465,7 +473,7 @@ fn shown((rates, long): Tiers) -> serde_json::Value {
             "cache_read": rates.cache_read.map(money::price),
         })
     };
-    json!({ "prices": one(rates), "long": long.map(one) })
+    json!({ "unit": "USD per 1,000 tokens", "prices": one(rates), "long": long.map(one) })
 }
 
 #[cfg(test)]

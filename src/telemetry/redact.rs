@@ -28,6 +28,11 @@ pub fn redact(line: &[u8]) -> Cow<'_, [u8]> {
     SECRETS.replace_all(line, b"[redacted]".as_slice())
 }
 
+/// Whether something in a text is shaped like a secret.
+pub fn looks_secret(text: &str) -> bool {
+    SECRETS.is_match(text.as_bytes())
+}
+
 /// Writes lines on, masked.
 #[derive(Clone)]
 pub struct Redacting {

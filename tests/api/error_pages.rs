@@ -209,6 +209,8 @@ async fn pages_are_asked_for_their_heads_and_found_with_a_slash_too_many() {
         }
     }
     assert_eq!(app.browser().get("/admin/users/").await.header("location"), Some("/admin/users"));
+    let narrowed = browser.get("/usage/?model=x%26y").await;
+    assert_eq!(narrowed.header("location"), Some("/usage?model=x%26y"));
     // Only pages of ours are led to.
     assert_eq!(browser.get("//evil.example/").await.header("location"), None);
     assert_eq!(browser.form("/keys/", &[]).await.status, 404);

@@ -62,6 +62,7 @@ async fn a_key_asked_for_wrongly_is_not_made_and_the_field_is_named() {
         (json!({"name": "a\u{0}b"}), "invalid_parameter", Some("name")),
         (json!({"name": "a\nb"}), "invalid_parameter", Some("name")),
         (json!({"name": "a\u{202e}b"}), "invalid_parameter", Some("name")),
+        (json!({"name": format!("my SSOK_{}", "a".repeat(32))}), "invalid_parameter", Some("name")),
         (json!({"name": 7}), "invalid_parameter", Some("name")),
         (json!({"name": null}), "invalid_parameter", Some("name")),
         (json!({"name": "x", "expires_in_days": 0}), "invalid_parameter", Some("expires_in_days")),

@@ -60,6 +60,12 @@ impl Columns {
     /// Reads the header. `None` if something is wrong with it, which is then in the report.
     pub fn read(header: &StringRecord, line: u64, report: &mut Report) -> Option<Self> {
         let before = report.found;
+        if let [Some(only), None] = [header.get(0), header.get(1)]
+            && only.matches(';').count() >= 3
+        {
+            report.add(line, "", "columns are separated by commas, not by semicolons, and decimals written with a point");
+            return None;
+        }
         let mut columns: Vec<&'static str> = Vec::new();
         for (at, name) in header.iter().map(str::trim).enumerate() {
             match KNOWN.into_iter().find(|known| *known == name) {

@@ -349,7 +349,7 @@ impl NewCost {
             cache_read: self.cache_read_cost_per_1k_tokens,
         };
         if rates == Rates::default() {
-            let message = "A price needs at least one of its five; to end it, use DELETE.";
+            let message = "A price needs at least one of its five. To have none, end it.";
             return Err(ApiError::parameter("input_cost_per_1k_tokens", message));
         }
         let wanted = (self.input_long_cost_per_1k_tokens, self.output_long_cost_per_1k_tokens);

@@ -126,7 +126,7 @@ pub struct CreatedKey {
 impl From<Unfit> for ApiError {
     fn from(unfit: Unfit) -> Self {
         let field = match unfit {
-            Unfit::Name => "name",
+            Unfit::Name | Unfit::Secret => "name",
             Unfit::NoLife | Unfit::TooLong(_) | Unfit::BeyondDates => "expires_in_days",
         };
         Self::parameter(field, unfit.to_string())

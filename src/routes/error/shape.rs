@@ -94,7 +94,11 @@ pub async fn in_shape(
         None if status == StatusCode::NOT_FOUND && is_empty(&response) => {
             let error = ApiError::new(Code::NotFound, nothing_at(&path));
             Some(match path.strip_suffix('/').filter(|page| crate::routes::is_page(page)) {
-                Some(page) if response.request().method().is_safe() => error.see(page),
+                Some(page) if response.request().method().is_safe() => {
+                    let query = response.request().query_string();
+                    let mark = if query.is_empty() { "" } else { "?" };
+                    error.see(&format!("{page}{mark}{query}"))
+                }
                 _ => error,
             })
         }

@@ -196,7 +196,8 @@ on_both_databases!(calls_without_a_price_are_counted_told_and_priced_afterwards,
         "valid_from": ALWAYS,
     })).await;
     assert!(price["id"].as_i64() > lacking["id"].as_i64());
-    assert_eq!(office.get("/api/admin/models/unpriced").await["models"], json!([]));
+    let waiting = office.get("/api/admin/models/unpriced").await;
+    assert_eq!(waiting["models"][0]["reason"], "it has a price now; `job reprice` gives calls from before their cost");
 
     let told = reprice(&["--dry-run"]);
     let difference = "1 calls: 0.000000000 USD becomes 0.003040000 USD; without a known cost 1, then 0";
@@ -215,6 +216,7 @@ on_both_databases!(calls_without_a_price_are_counted_told_and_priced_afterwards,
         assert_eq!(summary(query).await, (json!("0.003040000"), 0), "{query}");
     }
     assert_eq!(summary(all).await, (json!("0.007540000"), 0));
+    assert_eq!(office.get("/api/admin/models/unpriced").await["models"], json!([]));
     let everybody = office.get("/api/admin/usage/summaries?period_type=total&group_by=").await;
     assert_eq!(everybody["summaries"][0]["total_cost_usd"], "0.007540000");
     assert_eq!(app.audited("usage_repriced").await, 1);

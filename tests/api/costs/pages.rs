@@ -122,7 +122,12 @@ async fn what_was_typed_stays_when_a_price_is_not_taken() {
     }
     let nothing = send(&browser, "/admin/costs/new", &[("region", "*"), ("model_id", MODEL)]).await;
     assert_eq!(nothing.status, 400);
-    assert_eq!(app.audited("price_set").await, 0);
+    let taken = "us.anthropic.claude-sonnet-4-5-20250929-v1:0";
+    let fields = [("region", "us-east-1"), ("model_id", taken), ("input", "3"), ("output", "15")];
+    assert_eq!(send(&browser, "/admin/costs/new", &fields).await.status, 303);
+    let again = send(&browser, "/admin/costs/new", &fields).await;
+    assert!(again.status == 400 && text(&again).contains("There is a price of exactly this"));
+    assert_eq!(app.audited("price_set").await, 1);
     for path in ["/admin/costs/*/acme.unknown", "/admin/costs/Nowhere/x.y"] {
         let status = browser.get(path).await.status.as_u16();
         assert!(matches!(status, 400 | 404), "{path}: {status}");
@@ -212,6 +217,44 @@ on_both_databases!(a_narrower_price_is_shown_beside_the_one_that_counts_so_far_a
     let log = text(&browser.get("/admin/audit?event_type=prices_imported").await);
     assert!(log.contains("<span class=\"brief\" dir=\"auto\">prices</span>"), "what was changed: {log}");
 });
+
+#[actix_web::test]
+async fn a_price_ten_times_what_it_was_is_asked_about_and_one_in_part_says_so() {
+    let app = app(Backend::Sqlite).await;
+    let browser = admin(&app).await;
+    let path = "/admin/costs/*/amazon.nova-lite-v1:0"; // 0.06 and 0.24
+    let fields = [("input", "60"), ("output", "0.24"), ("cache_write", "0"), ("cache_read", "0")];
+
+    let asked = send(&browser, path, &fields).await;
+
+    let page = text(&asked);
+    assert_eq!(asked.status, 400, "{page}");
+    assert!(
+        page.contains("It is $0.06 so far, and would be $60") && page.contains("value=\"60\""),
+        "{page}"
+    );
+    assert_eq!(app.audited("price_set").await, 0);
+    let meant: Vec<_> = fields.into_iter().chain([("confirmed", "yes")]).collect();
+    assert_eq!(send(&browser, path, &meant).await.status, 303);
+    let part = send(&browser, path, &[("output", "0.24")]).await;
+    let place = part.header("location").unwrap().to_owned();
+    assert!(
+        text(&browser.get(&place).await).contains("It has none for input or output"),
+        "{place}"
+    );
+
+    let file = "region,model_id,input_per_1k,output_per_1k,valid_from\n\
+        *,amazon.nova-pro-v1:0,0.8,3.2,\n*,acme.one,,0.002,\n*,amazon.nova-lite-v1:0,0.00006,0.00024,2026-10-01\n";
+    let preview =
+        text(&upload(&browser, &[("file", file), ("text", ""), ("action", "preview")]).await);
+    assert!(preview.contains("1 of these prices become ten times"), "{preview}");
+    assert!(preview.contains("<td class=\"n jump\"><s>0.8</s> → 800</td>"), "{preview}");
+    assert!(preview.contains("1 of these prices lack one for input or output"), "{preview}");
+    assert!(preview.contains("when the price that is there follows"), "{preview}");
+    let european = "region;model_id;input_per_1k;output_per_1k\n*;acme.one;0,001;0,002\n";
+    let reply = upload(&browser, &[("file", european), ("text", ""), ("action", "preview")]).await;
+    assert!(reply.status == 400 && text(&reply).contains("separated by commas, not by semicolons"));
+}
 
 #[actix_web::test]
 async fn every_bad_line_of_a_file_is_named_and_the_lines_stay() {

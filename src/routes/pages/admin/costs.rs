@@ -20,6 +20,7 @@ use crate::{
     },
     jobs::upkeep::{self, Unpriced},
     pricing::{
+        Rates, is_jump,
         ledger::{self, Ended},
         money,
     },
@@ -153,6 +154,8 @@ pub struct Typed {
     output_long: String,
     valid_from: String,
     action: String,
+    /// `yes`: prices that are ten times what they were are meant so.
+    confirmed: String,
 }
 
 impl Typed {
@@ -171,14 +174,18 @@ impl Typed {
             output_long: told(price.long_output),
             valid_from: String::new(),
             action: String::new(),
+            confirmed: String::new(),
         }
     }
 
     /// What there is to say once it is set. Most clients use the cache.
     fn done(&self) -> &'static str {
-        let cached = [&self.cache_write, &self.cache_read];
-        let whole = cached.into_iter().all(|price| !price.trim().is_empty());
-        if whole { "set" } else { "set_without_cache" }
+        let all = |prices: [&String; 2]| prices.into_iter().all(|price| !price.trim().is_empty());
+        match (all([&self.input, &self.output]), all([&self.cache_write, &self.cache_read])) {
+            (true, true) => "set",
+            (true, false) => "set_without_cache",
+            (false, _) => "set_in_part",
+        }
     }
 
     fn read(&self) -> Result<NewCost, ApiError> {
@@ -216,6 +223,8 @@ pub struct Field<'a> {
     label: &'static str,
     hint: &'static str,
     value: &'a str,
+    /// What it means if nothing is in it.
+    empty: &'static str,
 }
 
 #[derive(Template)]
@@ -233,7 +242,8 @@ struct PricePage {
     now: Timestamp,
 }
 
-const FIELDS: [&str; 10] = [
+const FIELDS: [&str; 11] = [
+    "confirmed",
     "region",
     "model_id",
     "input",
@@ -253,7 +263,10 @@ impl PricePage {
     }
 
     fn fields(&self) -> [Field<'_>; 7] {
-        let field = |name, label, hint, value| Field { name, label, hint, value };
+        let field = |name, label, hint, value| {
+            let empty = "not offered";
+            Field { name, label, hint, value, empty }
+        };
         let typed = &self.typed;
         [
             field("input", "Input", "", typed.input.as_str()),
@@ -261,18 +274,24 @@ impl PricePage {
             field("cache_write", "Cache write, 5 minutes", "", &typed.cache_write),
             field("cache_write_1h", "Cache write, 1 hour", "", &typed.cache_write_1h),
             field("cache_read", "Cache read", "", &typed.cache_read),
-            field(
-                "input_long",
-                "Input, long prompts",
-                "above 200,000 tokens; empty = the same",
-                &typed.input_long,
-            ),
-            field(
-                "output_long",
-                "Output, long prompts",
-                "together with the one before",
-                &typed.output_long,
-            ),
+            Field {
+                empty: "the same",
+                ..field(
+                    "input_long",
+                    "Input, long prompts",
+                    "above 200,000 tokens",
+                    &typed.input_long,
+                )
+            },
+            Field {
+                empty: "the same",
+                ..field(
+                    "output_long",
+                    "Output, long prompts",
+                    "together with the one before",
+                    &typed.output_long,
+                )
+            },
         ]
     }
 
@@ -316,6 +335,9 @@ pub async fn show(
         Some("set_without_cache") => Some(
             "The price is set. Calls that use the model's cache have no cost, as a price for that is missing.",
         ),
+        Some("set_in_part") => Some(
+            "The price is set. It has none for input or output: calls that use that have no cost.",
+        ),
         Some("ended") => Some("The price has ended."),
         Some("same") => Some("That is what the price was already."),
         _ => None,
@@ -348,7 +370,7 @@ pub async fn create(
     let SignedByAdmin { identity, form } = signed;
     let key = (form.region.trim().to_owned(), form.model_id.trim().to_owned());
     let set = match self::key(key) {
-        Ok(key) => set(&request, &worker, &identity, &key, &form).await.map(|_| key),
+        Ok(key) => add(&request, &worker, &identity, key, &form).await,
         Err(error) => Err(error),
     };
     match mended(set.map(Some))? {
@@ -393,6 +415,25 @@ pub async fn change(
     }
 }
 
+/// Sets the price of a region and model that have none. Answers with the two.
+async fn add(
+    request: &HttpRequest,
+    worker: &Worker,
+    by: &Identity,
+    key: (String, String),
+    typed: &Typed,
+) -> Result<(String, String), ApiError> {
+    let history = {
+        let mut conn = worker.shared.pool.reader().await?;
+        ModelCost::history(&mut conn, &key.0, &key.1).await?
+    };
+    if current(&history, db::now()).is_some() {
+        let message = "There is a price of exactly this region and model already: change it on its own page, where the two stand side by side.";
+        return Err(ApiError::parameter("model_id", message));
+    }
+    set(request, worker, by, &key, typed).await.map(|_| key)
+}
+
 /// Sets a price as it was typed. Answers whether it is another than before.
 async fn set(
     request: &HttpRequest,
@@ -408,9 +449,34 @@ async fn set(
             None => error,
         };
     let (tiers, valid_from) = (wanted.tiers().map_err(of_form)?, wanted.valid_from()?);
+    if typed.confirmed != "yes" {
+        let mut conn = worker.shared.pool.reader().await?;
+        let history = ModelCost::history(&mut conn, region, model_id).await?;
+        let before = current(&history, db::now()).map(ledger::rates);
+        if let Some((before, after)) = before.and_then(|before| jump(&before, &tiers.0)) {
+            let [before, after] = [before, after].map(money::price_per_million);
+            let message = format!(
+                "It is ${before} so far, and would be ${after} per million tokens. Is that right?"
+            );
+            return Err(ApiError::parameter("confirmed", message));
+        }
+    }
     let origin = surface::origin(request, Some(by));
     let mut conn = worker.shared.pool.writer().await?;
     Ok(ledger::set(&mut conn, (region, model_id), valid_from, tiers, &origin).await?)
+}
+
+/// The first of these prices that becomes ten times what it was, or a tenth.
+fn jump(before: &Rates, after: &Rates) -> Option<(i64, i64)> {
+    let classes: [fn(&Rates) -> Option<i64>; 5] = [
+        |rates| rates.input,
+        |rates| rates.output,
+        |rates| rates.cache_write,
+        |rates| rates.cache_write_1h,
+        |rates| rates.cache_read,
+    ];
+    let pairs = classes.into_iter().filter_map(|class| class(before).zip(class(after)));
+    pairs.into_iter().find(|(before, after)| is_jump(*before, *after))
 }
 
 /// A price as pages show it: per million tokens, with the figure per 1,000 for whoever points at it.

@@ -9,6 +9,7 @@ use crate::{
     db::{Timestamp, prices},
     pricing::{
         import::{self, BadLine, Entry, Tiers},
+        is_jump,
         ledger::{self, Changed, Imported},
         money,
     },
@@ -63,8 +64,11 @@ struct Preview {
     changes: Vec<Change>,
     /// Changes that are not listed.
     more: i64,
-    /// Changes after which a price lacks something for the cache.
+    /// Changes after which a price lacks something for the cache; and for input or output.
     without_cache: i64,
+    without_more: i64,
+    /// Changes of a price to at least ten times what it was, or a tenth.
+    jumps: i64,
     version: i64,
 }
 
@@ -76,6 +80,8 @@ struct Change {
     /// Calls had a broader price so far, which is what the new one is shown beside.
     is_narrower: bool,
     valid_from: Timestamp,
+    /// When a price that is there already follows it.
+    until: Option<Timestamp>,
     prices: [Pair; 7],
 }
 
@@ -83,6 +89,8 @@ struct Change {
 struct Pair {
     before: Option<String>,
     after: String,
+    /// The one is at least ten times the other.
+    jump: bool,
 }
 
 impl Preview {
@@ -93,27 +101,38 @@ impl Preview {
             entry.rates.cache_write.is_none() || entry.rates.cache_read.is_none()
         });
         let without_cache = number(without_cache.count());
+        let without_more = imported.changes.iter().filter(|Changed { entry, .. }| {
+            entry.rates.input.is_none() || entry.rates.output.is_none()
+        });
+        let without_more = number(without_more.count());
+        let changes: Vec<Change> = imported.changes.into_iter().map(Change::new).collect();
+        let jumps = changes.iter().filter(|change| change.prices.iter().any(|pair| pair.jump));
+        let jumps = number(jumps.count());
         Self {
             added: number(imported.added),
             changed: number(imported.changed),
             unchanged: number(imported.unchanged),
-            changes: imported.changes.into_iter().take(LISTED).map(Change::new).collect(),
+            changes: changes.into_iter().take(LISTED).collect(),
             more: number(more),
             without_cache,
+            without_more,
+            jumps,
             version,
         }
     }
 }
 
 impl Change {
-    fn new(Changed { entry, before, instead_of }: Changed) -> Self {
+    fn new(Changed { entry, before, instead_of, until }: Changed) -> Self {
         let told =
             |pico: Option<i64>| pico.map_or_else(|| "–".to_owned(), money::price_per_million);
         let old = before.or(instead_of);
         let new = (entry.rates, entry.long);
         let pair = |class: fn(&Tiers) -> Option<i64>| {
             let (before, after) = (old.as_ref().map(class), class(&new));
-            Pair { before: before.filter(|before| *before != after).map(told), after: told(after) }
+            let jump = before.flatten().zip(after).is_some_and(|(old, new)| is_jump(old, new));
+            let before = before.filter(|before| *before != after).map(told);
+            Pair { before, after: told(after), jump }
         };
         Self {
             prices: [
@@ -129,6 +148,7 @@ impl Change {
             is_new: before.is_none(),
             is_narrower: instead_of.is_some(),
             valid_from: entry.valid_from.unwrap_or_else(ledger::always),
+            until,
             region: entry.region,
             model_id: entry.model_id,
         }
