@@ -16,9 +16,14 @@ use crate::{settings::Settings, startup::Application, telemetry::LogGuard};
 pub async fn run(settings: Settings, log: &LogGuard) -> anyhow::Result<()> {
     let (stop, hurry) = signals()?;
     let mut stop = std::pin::pin!(stop);
+    let mut building = Box::pin(Application::build(settings));
     let application = tokio::select! {
-        built = Application::build(settings) => built?,
-        () = &mut stop => return Ok(()), // it may wait long for its database
+        built = &mut building => built?,
+        () = &mut stop => {
+            // It may wait long for its database. A query on SQLite must not be dropped half-way, and all ends in a moment.
+            std::mem::forget(building);
+            return Ok(());
+        }
     };
     let shared = application.shared();
     let dropped = log.counter();

@@ -517,8 +517,10 @@ on_both_databases!(each_change_is_in_the_audit_log_with_what_was_before_and_afte
         assert_eq!(event.actor, format!("user:{me}"));
         assert!(event.request_id.is_some() && event.ip_address.is_some());
     }
-    let cheap = json!({"prices": {"input": "0.001", "output": "0", "cache_write": null, "cache_write_1h": null, "cache_read": null}, "long": null});
+    let unit = "USD per 1,000 tokens";
+    let cheap = json!({"unit": unit, "prices": {"input": "0.001", "output": "0", "cache_write": null, "cache_write_1h": null, "cache_read": null}, "long": null});
     let dear = json!({
+        "unit": unit,
         "prices": {"input": "0.002", "output": "0.01", "cache_write": null, "cache_write_1h": null, "cache_read": null},
         "long": {"input": "0.004", "output": "0.02", "cache_write": null, "cache_write_1h": null, "cache_read": null},
     });
