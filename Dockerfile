@@ -1,23 +1,31 @@
-# The dependencies are a layer of their own: they are built again only when the lock file changes.
-FROM rust:1.95-bookworm AS build
-WORKDIR /src
-COPY Cargo.toml Cargo.lock rust-toolchain.toml askama.toml ./
-RUN mkdir benches src && echo 'fn main() {}' > src/main.rs && touch benches/messages.rs src/lib.rs \
-    && cargo build --release --locked && rm -rf benches src
-COPY benches benches
-COPY settings settings
-COPY migrations migrations
-COPY static static
-COPY src src
-RUN touch src/main.rs src/lib.rs && cargo build --release --locked && mkdir -m 0700 /data
+# syntax=docker/dockerfile:1.7
+# An image of the binary, the libraries it is linked with and certificate authorities: no shell, no package manager, and a
+# root that is never written to. The dependencies are a layer of their own, built again only when a manifest changes.
+FROM rust:1.95.0-bookworm AS source
+WORKDIR /source
+COPY . .
+RUN scripts/image skeleton /skeleton
 
-FROM gcr.io/distroless/cc-debian12:nonroot
-COPY --from=build /src/target/release/bedrock_proxy /usr/local/bin/bedrock_proxy
-COPY --from=build --chown=10001:10001 /data /data
+FROM rust:1.95.0-bookworm AS build
+# The toolchain of the image, without the parts of rust-toolchain.toml that only development needs.
+ENV RUSTUP_TOOLCHAIN=1.95.0
+WORKDIR /src
+COPY --from=source /skeleton .
+RUN cargo build --release --locked --bin bedrock_proxy
+COPY . .
+# Sources may be older than what was built of the skeleton.
+RUN find src derive -name '*.rs' -exec touch {} + 2>/dev/null; \
+    cargo build --release --locked --bin bedrock_proxy
+RUN scripts/image tree target/release/bedrock_proxy /image
+
+FROM scratch
+COPY --from=build /image /
+COPY --from=build --chown=10001:10001 --chmod=0700 /image/data /data
 USER 10001:10001
 WORKDIR /
-ENV BEDROCK_DATABASE__URL=sqlite:///data/bedrock_sso.db
+# ./data of the default settings: the SQLite file and the usage journal.
 VOLUME /data
 EXPOSE 3000
-HEALTHCHECK --interval=10s --timeout=5s --start-period=5s CMD ["/usr/local/bin/bedrock_proxy", "health"]
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=10s --timeout=5s --start-period=10s CMD ["/usr/local/bin/bedrock_proxy", "health"]
 ENTRYPOINT ["/usr/local/bin/bedrock_proxy"]
