@@ -1,4 +1,4 @@
-.PHONY: help run demo test soak lint bench bench-data screenshots migrate seed
+.PHONY: help run demo test soak lint bench bench-data screenshots migrate seed install uninstall package check-deploy pin
 
 help:    ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -36,3 +36,18 @@ migrate: ## Apply database migrations
 
 seed:    ## Default prices, and a year of sample usage in a database without any
 	cargo run --locked -- seed
+
+install: ## Install the release binary, systemd units and documents (DESTDIR=, PREFIX=/usr)
+	scripts/install
+
+uninstall: ## Take away what install put there; settings, secrets and data stay
+	scripts/install --remove
+
+package: ## Build a Debian package of the release binary, into target/debian
+	scripts/package-deb
+
+check-deploy: ## Check everything that deploys the service: image, compose, Kubernetes, systemd, alerts, backup
+	scripts/check-deploy
+
+pin:     ## Write the digests of CI actions and base images beside their versions (needs the network)
+	scripts/pin
