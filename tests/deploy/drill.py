@@ -111,6 +111,7 @@ class Host:
             # Most calls of the last seconds are in the journal alone.
             "BEDROCK_USAGE__BATCH_DELAY_MS": "3000",
             "BEDROCK_USAGE__BATCH_SIZE": "10000",
+            "AWS_EC2_METADATA_DISABLED": "true",  # nothing off this machine is asked
             "BEDROCK_AWS__REGION": "us-east-1",
             "BEDROCK_AWS__BEARER_TOKEN": "upstream",
             "BEDROCK_AWS__ENDPOINT_URL": upstream,
