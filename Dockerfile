@@ -1,4 +1,3 @@
-# syntax=docker/dockerfile:1.7
 # An image of the binary, the libraries it is linked with and certificate authorities: no shell, no package manager, and a
 # root that is never written to. The dependencies are a layer of their own, built again only when a manifest changes.
 FROM rust:1.95.0-bookworm AS source
@@ -16,11 +15,11 @@ COPY . .
 # Sources may be older than what was built of the skeleton.
 RUN find src derive -name '*.rs' -exec touch {} + 2>/dev/null; \
     cargo build --release --locked --bin bedrock_proxy
-RUN scripts/image tree target/release/bedrock_proxy /image
+RUN scripts/image tree target/release/bedrock_proxy /image && mkdir /writable && mv /image/data /writable
 
 FROM scratch
 COPY --from=build /image /
-COPY --from=build --chown=10001:10001 --chmod=0700 /image/data /data
+COPY --from=build --chown=10001:10001 /writable /
 USER 10001:10001
 WORKDIR /
 # ./data of the default settings: the SQLite file and the usage journal.
