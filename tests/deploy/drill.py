@@ -28,7 +28,8 @@ import urllib.request
 SCRIPTS = pathlib.Path(__file__).resolve().parents[2] / "scripts"
 MODEL = "us.anthropic.claude-haiku-4-5-20251001-v1:0"
 TOKENS = {"input_tokens": 11, "output_tokens": 7}
-WAIT = 60  # seconds after which a wait has failed
+WAIT = 50  # seconds after which a wait has failed
+BATCH = 400
 
 
 class Bedrock(http.server.BaseHTTPRequestHandler):
@@ -108,9 +109,9 @@ class Host:
             "BEDROCK_JWT__SECRET": secret,
             "BEDROCK_DATABASE__URL": database.url,
             "BEDROCK_USAGE__JOURNAL_DIR": str(folder / "journal"),
-            # Most calls of the last seconds are in the journal alone.
-            "BEDROCK_USAGE__BATCH_DELAY_MS": "3000",
-            "BEDROCK_USAGE__BATCH_SIZE": "10000",
+            # Rows go into the database by BATCH, never by time, so that the backup finds some there and some in the journal alone.
+            "BEDROCK_USAGE__BATCH_DELAY_MS": "60000",
+            "BEDROCK_USAGE__BATCH_SIZE": str(BATCH),
             "AWS_EC2_METADATA_DISABLED": "true",  # nothing off this machine is asked
             "BEDROCK_AWS__REGION": "us-east-1",
             "BEDROCK_AWS__BEARER_TOKEN": "upstream",
@@ -210,7 +211,7 @@ def drill(kind, host, another):
     backups = host.folder.parent / f"{kind}-backups"
 
     loads = [Load(host, keys["good"]) for _ in range(3)]
-    until("load", lambda: sum(len(load.answered) for load in loads) >= 300)
+    until("load", lambda: sum(len(load.answered) for load in loads) >= BATCH + 100)
     before = {request for load in loads for request in list(load.answered)}
     backup = pathlib.Path(host.run(SCRIPTS / "backup", backups).splitlines()[-1])
     during = sum(len(load.answered) for load in loads) - len(before)
@@ -241,6 +242,7 @@ def drill(kind, host, another):
     control.stop()
     missing = before - control.recorded()
     assert missing, "the drill would not notice a journal that is not restored"
+    assert missing < before, "the database's copy holds nothing"
 
     # A damaged backup is refused, and so is one into a place that is not empty.
     (poor / "manifest").write_text("kind=sqlite\nnewest_audit_id=0\n")
