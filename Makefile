@@ -12,12 +12,12 @@ demo:    ## Run everything on this machine: no AWS account, no database server (
 test:    ## Run all tests; finds or starts the servers they need
 	scripts/test
 
-soak:    ## Run the long trials: 200 kills, calls without a database, 100 rounds of 50 and of summing up at once
-	SOAK_KILLS=200 SOAK_AWAY_CALLS=25000 SOAK_ROUNDS=100 scripts/test --test api -- --nocapture --test-threads 1 \
-		kills:: faults::with_the_database_away lifecycle::fifty of_fifty_ summaries::writers
+soak:    ## Run the long trials: 200 kills, calls without a database, 100 rounds of 50 and of summing up at once, 500 revocations
+	SOAK_KILLS=200 SOAK_AWAY_CALLS=25000 SOAK_ROUNDS=100 SOAK_REVOCATIONS=500 scripts/test --test api -- --nocapture --test-threads 1 \
+		kills:: faults::with_the_database_away lifecycle::fifty of_fifty_ summaries::writers instances::what_one
 
 lint:    ## Check formatting, lints and dependencies
-	cargo fmt --check
+	cargo fmt --all --check
 	cargo clippy --locked --all-targets -- -D warnings
 	cargo deny --locked check bans licenses sources
 

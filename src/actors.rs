@@ -19,10 +19,12 @@ use std::{
 
 use actix::{Actor, Addr, Arbiter, ArbiterHandle, Context, Handler, Message};
 use arc_swap::ArcSwap;
+use uuid::Uuid;
 
 use crate::{
     auth::{AdminRule, keys::Keys, providers::Provider, sign_in::Rules},
     bedrock::credentials::{Current, Source},
+    cache::{Heard, News, TypedCache},
     db::{DbError, Pool},
     jobs,
     settings::Settings,
@@ -30,10 +32,10 @@ use crate::{
     usage::journal::Directory,
 };
 
-use auth::{AuthActor, Known};
+use auth::{AuthActor, Known, Revalidate, Told};
 use credentials::CredentialsActor;
 use providers::{ProvidersActor, Reachable};
-use streams::StreamSupervisor;
+use streams::{CutOne, StreamSupervisor};
 use summary::SummaryScheduler;
 use usage::UsageRecorder;
 
@@ -138,6 +140,8 @@ pub struct Actors {
     pub providers: Place<ProvidersActor>,
     pub reachable: Reachable,
     pub streams: Place<StreamSupervisor>,
+    /// This instance among those that share a cache.
+    pub here: Arc<str>,
     pub usage: Place<UsageRecorder>,
     pub summary: Place<SummaryScheduler>,
     unstable: Arc<AtomicBool>,
@@ -163,9 +167,11 @@ impl Actors {
     ///
     /// # Errors
     /// The database's, if there can be no connections to it.
+    #[expect(clippy::too_many_arguments, reason = "startup makes each of them for it")]
     pub fn start(
         settings: &Settings,
         pool: &Pool,
+        cache: &TypedCache,
         keys: &Arc<Keys>,
         journal: Option<Arc<Directory>>,
         tls: &Arc<rustls::ClientConfig>,
@@ -175,22 +181,25 @@ impl Actors {
         let threads = Threads { auth: Arbiter::new(), background: Arbiter::new() };
         let known = Arc::new(Known::new(&settings.cache, &settings.auth));
         let authorization = Current::default();
+        let here: Arc<str> = Uuid::new_v4().simple().to_string().into();
 
         let streams = {
             let (pool, gauge) = (pool.clone(), metrics.live_streams.clone());
+            let (cache, here) = (cache.clone(), here.clone());
             Place::start(threads.background.handle(), move || {
-                StreamSupervisor::new(pool.clone(), gauge.clone())
+                StreamSupervisor::new(pool.clone(), cache.clone(), here.clone(), gauge.clone())
             })
         };
         let auth = {
             let pool = pool.apart(FOR_AUTH, Some(LONGEST_CHECK))?;
             let (keys, known) = (keys.clone(), known.clone());
-            let (streams, metrics) = (streams.clone(), metrics.clone());
+            let (streams, metrics, cache) = (streams.clone(), metrics.clone(), cache.clone());
             let admins = AdminRule::new(&settings.admin, &settings.oauth);
             let tidy_every = Duration::from_secs(settings.cache.cleanup_interval);
             Place::start(threads.auth.handle(), move || {
                 AuthActor::new(
                     pool.clone(),
+                    cache.clone(),
                     keys.clone(),
                     admins.clone(),
                     known.clone(),
@@ -246,11 +255,28 @@ impl Actors {
             providers,
             reachable,
             streams,
+            here,
             usage,
             summary,
             unstable,
         };
         Ok((actors, threads))
+    }
+
+    /// What another instance told. Whoever is too busy for it finds out by themselves, or is asked again.
+    pub fn hear(&self, heard: Heard) {
+        let full = match heard {
+            Heard::Listening => self.auth.address().try_send(Revalidate).is_err(),
+            Heard::News(News::AccessTaken { epoch }) => {
+                self.auth.address().try_send(Told { epoch }).is_err()
+            }
+            Heard::News(News::CutStream { id }) => {
+                self.streams.address().try_send(CutOne(id)).is_err()
+            }
+        };
+        if full {
+            tracing::warn!("an actor has no room for what another instance told");
+        }
     }
 
     /// Starts crashed actors again, for ever (REL-29).

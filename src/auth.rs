@@ -15,8 +15,10 @@ use std::sync::Arc;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use chrono::TimeDelta;
+use serde::{Deserialize, Serialize};
 
 use crate::{
+    cache::{CachedObject, Structural},
     db::{
         DbError, Pool, Timestamp, api_keys::ApiKeyRecord, sessions::SessionRecord,
         users::UserRecord,
@@ -30,7 +32,7 @@ use keys::Keys;
 use random::SessionText;
 
 /// A caller that was let in.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Structural)]
 pub struct Identity {
     pub user_id: i64,
     pub credential: CredentialId,
@@ -40,7 +42,7 @@ pub struct Identity {
 }
 
 /// What a caller was let in by.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Structural)]
 pub enum CredentialId {
     ApiKey(i64),
     /// An access token, by its session.
@@ -221,7 +223,7 @@ impl AdminRule {
 }
 
 /// A key found under a pepper that is no longer current: it moves to the current one.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Structural)]
 pub struct ReDigest {
     pub key_id: i64,
     pub digest: Vec<u8>,
@@ -252,10 +254,12 @@ pub async fn authenticate(
     Ok(Checked { identity: Identity { admin, ..checked.identity }, ..checked })
 }
 
-/// A credential that holds.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A credential that holds. Cached by the credential's digest: ids alone, and nothing that lets anybody in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, CachedObject)]
+#[cache(name = "identity", ttl = 60)]
 pub struct Checked {
     pub identity: Identity,
+    #[serde(skip)]
     pub re_digest: Option<ReDigest>,
     /// When its use was last written down.
     pub last_used: Option<Timestamp>,

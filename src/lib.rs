@@ -1,10 +1,14 @@
 //! Access to AWS Bedrock through a company's own sign-in, metered to the token. `docs/architecture.md` is the
 //! map; [`startup::Application`] is the way in, for `main` and for tests.
 
+// The derives of `cache` write the same paths inside this crate and outside.
+extern crate self as bedrock_sso_proxy;
+
 pub mod actors;
 pub mod anthropic;
 pub mod auth;
 pub mod bedrock;
+pub mod cache;
 pub mod cli;
 pub mod db;
 pub mod health;

@@ -1,5 +1,6 @@
-//! Rates: how often something may be done by one address, person or key. Each instance counts by itself; what is counted
-//! is bounded, whoever asks.
+//! Rates: how often something may be done by one address, person or key. Each instance counts by itself, in buckets that
+//! fill up again evenly; what is counted is bounded, whoever asks. Instances that share a cache count together besides, by
+//! the minute or hour of the clock; while that is away each goes by its own count alone.
 
 use std::{net::IpAddr, num::NonZeroU32, sync::Arc, time::Duration};
 
@@ -9,7 +10,7 @@ use governor::{
 };
 use moka::sync::Cache;
 
-use crate::settings::RateLimits;
+use crate::{cache::TypedCache, db::Timestamp, settings::RateLimits};
 
 /// Addresses, people and keys that are counted at most; the least used are forgotten first.
 const SUBJECTS: u64 = 100_000;
@@ -17,6 +18,9 @@ const SUBJECTS: u64 = 100_000;
 const FORGET: Duration = Duration::from_secs(3600);
 /// What is worth one note is not worth another one within this.
 const NOTE_AGAIN: Duration = Duration::from_secs(60);
+const MINUTE_MS: u64 = 60_000;
+const HOUR_MS: u64 = 3_600_000;
+const SKEW_MS: u64 = 5_000;
 
 /// What is limited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -79,13 +83,14 @@ pub struct Exceeded {
 /// All limits of one instance.
 pub struct Limits {
     rates: RateLimits,
+    cache: TypedCache,
     buckets: Cache<(Limit, Subject), Arc<DefaultDirectRateLimiter>>,
 }
 
 impl Limits {
-    pub fn new(rates: &RateLimits) -> Self {
+    pub fn new(rates: &RateLimits, cache: TypedCache) -> Self {
         let buckets = Cache::builder().max_capacity(SUBJECTS).time_to_idle(FORGET).build();
-        Self { rates: rates.clone(), buckets }
+        Self { rates: rates.clone(), cache, buckets }
     }
 
     fn quota(&self, limit: Limit) -> Option<Quota> {
@@ -108,19 +113,60 @@ impl Limits {
         }
     }
 
-    /// Counts one more.
+    /// Counts one more, here and then with other instances.
     ///
     /// # Errors
-    /// [`Exceeded`], and it is not counted.
-    pub fn check(&self, limit: Limit, subject: Subject) -> Result<(), Exceeded> {
+    /// [`Exceeded`]. What this instance refuses by itself is not counted.
+    pub async fn check(
+        &self,
+        limit: Limit,
+        subject: Subject,
+        now: Timestamp,
+    ) -> Result<(), Exceeded> {
         let Some(quota) = self.quota(limit) else { return Ok(()) };
         let fresh = || Arc::new(DefaultDirectRateLimiter::direct(quota));
         let bucket = self.buckets.get_with((limit, subject), fresh);
         bucket.check().map_err(|not_until| {
             let retry_after = not_until.wait_time_from(DefaultClock::default().now());
             Exceeded { limit, retry_after }
-        })
+        })?;
+        if self.cache.is_shared() {
+            // Boxed: without other instances, as nearly always, nobody carries the room for this.
+            Box::pin(self.check_together(limit, quota, subject, now)).await?;
+        }
+        Ok(())
     }
+
+    async fn check_together(
+        &self,
+        limit: Limit,
+        quota: Quota,
+        subject: Subject,
+        now: Timestamp,
+    ) -> Result<(), Exceeded> {
+        let (most, window) = within_a_window(quota);
+        let milliseconds = u64::try_from(now.and_utc().timestamp_millis()).unwrap_or_default();
+        let (number, gone) = (milliseconds / window, milliseconds % window);
+        let who = format!("{limit:?} {subject:?} {number}");
+        // It outlives its window a little: clocks differ.
+        let lives = Duration::from_millis(window + SKEW_MS);
+        match self.cache.increment("rates", who, lives).await {
+            Ok(count) if count > most => {
+                Err(Exceeded { limit, retry_after: Duration::from_millis(window - gone) })
+            }
+            // An error is counted there.
+            Ok(_) | Err(_) => Ok(()),
+        }
+    }
+}
+
+/// How many may pass in a window of so many milliseconds: what a full bucket holds and what flows into it meanwhile, but
+/// for a bucket that takes the whole window to fill: that holds for the window.
+fn within_a_window(quota: Quota) -> (u64, u64) {
+    let burst = u64::from(quota.burst_size().get());
+    let fill = u64::try_from(quota.burst_size_replenished_in().as_millis()).unwrap_or(u64::MAX);
+    let window = fill.clamp(MINUTE_MS, HOUR_MS);
+    (burst.saturating_mul(window.div_ceil(fill.max(1))), window)
 }
 
 /// Remembers for a minute what was noted, so that whoever knocks a thousand times is one line in the audit log.
@@ -142,36 +188,44 @@ impl Notes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::settings::{Need, Settings};
+    use crate::{
+        db,
+        settings::{Need, Settings},
+        telemetry::Metrics,
+    };
 
     fn limits() -> Limits {
         let settings = Settings::from_layers(None, std::iter::empty(), Need::Database).unwrap();
-        Limits::new(&settings.rate_limits)
+        let cache = TypedCache::in_memory(100, 1 << 20, &[[1; 32]], Metrics::new().unwrap());
+        Limits::new(&settings.rate_limits, cache)
     }
 
-    #[test]
-    fn each_address_has_its_own_count_and_is_told_when_to_come_back() {
+    #[tokio::test]
+    async fn each_address_has_its_own_count_and_is_told_when_to_come_back() {
         let limits = limits();
         let (one, other) = (
             Subject::address("192.0.2.1".parse().unwrap()),
             Subject::address("192.0.2.2".parse().unwrap()),
         );
         for _ in 0..20 {
-            assert!(limits.check(Limit::SignInStart, one).is_ok());
+            assert!(limits.check(Limit::SignInStart, one, db::now()).await.is_ok());
         }
 
-        let exceeded = limits.check(Limit::SignInStart, one).unwrap_err();
+        let exceeded = limits.check(Limit::SignInStart, one, db::now()).await.unwrap_err();
 
         assert!(exceeded.retry_after <= Duration::from_secs(3), "{exceeded:?}");
-        assert!(limits.check(Limit::SignInStart, other).is_ok());
-        assert!(limits.check(Limit::Callback, one).is_ok(), "limits are counted apart");
+        assert!(limits.check(Limit::SignInStart, other, db::now()).await.is_ok());
+        assert!(
+            limits.check(Limit::Callback, one, db::now()).await.is_ok(),
+            "limits are counted apart"
+        );
     }
 
-    #[test]
-    fn nothing_is_counted_where_there_is_no_limit() {
+    #[tokio::test]
+    async fn nothing_is_counted_where_there_is_no_limit() {
         let limits = limits();
         for _ in 0..1000 {
-            assert!(limits.check(Limit::InferenceOfKey, Subject::Key(1)).is_ok());
+            assert!(limits.check(Limit::InferenceOfKey, Subject::Key(1), db::now()).await.is_ok());
         }
         assert_eq!(limits.buckets.entry_count(), 0);
     }
@@ -194,14 +248,29 @@ mod tests {
         assert_ne!(address("192.0.2.1"), address("192.0.2.2"));
     }
 
-    #[test]
-    fn a_million_addresses_stay_within_the_bound() {
+    #[tokio::test]
+    async fn a_million_addresses_stay_within_the_bound() {
         let limits = limits();
         for number in 0..150_000_u32 {
-            let _counted =
-                limits.check(Limit::SignInStart, Subject::Address(IpAddr::V4(number.into())));
+            let address = Subject::Address(IpAddr::V4(number.into()));
+            let _counted = limits.check(Limit::SignInStart, address, db::now()).await;
         }
         limits.buckets.run_pending_tasks();
         assert!(limits.buckets.entry_count() <= SUBJECTS);
+    }
+
+    #[test]
+    fn instances_count_together_what_one_lets_through_in_a_minute_or_an_hour() {
+        let number = |number| NonZeroU32::new(number).unwrap();
+        let slowly = Quota::per_second(NonZeroU32::MIN);
+        for (quota, most, window) in [
+            (Quota::per_minute(number(20)), 20, MINUTE_MS),
+            (Quota::per_minute(number(100_000)), 100_000, MINUTE_MS),
+            (Quota::per_hour(number(10)), 10, HOUR_MS),
+            (slowly.allow_burst(number(30)), 60, MINUTE_MS),
+            (slowly.allow_burst(number(60)), 60, MINUTE_MS),
+        ] {
+            assert_eq!(within_a_window(quota), (most, window), "{quota:?}");
+        }
     }
 }

@@ -320,6 +320,12 @@ pub enum OnDisconnect {
 #[serde(deny_unknown_fields)]
 pub struct Cache {
     pub backend: CacheBackend,
+    /// Holds a password, hence secret.
+    pub redis_url: Option<SecretString>,
+    /// What every key in Redis begins with.
+    pub redis_key_prefix: String,
+    /// Redis without TLS on a host that is not this machine.
+    pub allow_plaintext: bool,
     /// Seconds a verified credential is kept, never beyond its own end.
     pub validation_ttl: u64,
     pub max_entries: u64,
@@ -331,6 +337,7 @@ pub struct Cache {
 #[serde(rename_all = "snake_case")]
 pub enum CacheBackend {
     Memory,
+    Redis,
 }
 
 #[derive(Debug, Clone, Deserialize)]

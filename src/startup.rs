@@ -25,6 +25,7 @@ use actix_web::{
 use actix_web_prom::{PrometheusMetrics, PrometheusMetricsBuilder};
 use anyhow::Context;
 use paperclip::actix::OpenApiExt;
+use secrecy::ExposeSecret;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing_actix_web::TracingLogger;
@@ -38,6 +39,7 @@ use crate::{
     },
     auth::{AdminRule, jwt, keys::Keys, providers::Provider},
     bedrock::{Bedrock, Endpoints, credentials},
+    cache::{Moment, TypedCache},
     db::{
         self, Pool,
         audit::{self, AuditLogEntry, Event, Origin},
@@ -49,7 +51,7 @@ use crate::{
     pricing::ledger,
     routes::{self, error, surface},
     server,
-    settings::{self, Settings, Shutdown, listen_address},
+    settings::{self, CacheBackend, Settings, Shutdown, listen_address},
     state::{Messages, Shared, Worker},
     telemetry::Metrics,
     tls,
@@ -132,6 +134,7 @@ impl Application {
         let rules = Arc::new(jobs::Rules::new(&settings).context("jobs")?);
         let journal = open_journal(&settings)?;
         let keys = Arc::new(Keys::new(&settings)?);
+        let cache = open_cache(&settings.cache, &keys, &metrics)?;
         people(&pool, &settings, &keys).await;
         let region = credentials::region(&settings.aws).await;
         settings.aws.region = Some(region.clone());
@@ -141,11 +144,20 @@ impl Application {
             .map_err(anyhow::Error::msg)
             .context("aws.ca_file")?;
         let client_tls = Arc::new(tls::client(roots, &["http/1.1"]));
-        let (actors, threads) =
-            Actors::start(&settings, &pool, &keys, journal.clone(), &client_tls, &rules, &metrics)
-                .context("database.url")?;
-        let health = health_checks(&pool, &actors, keys.clone(), journal.clone());
-        let shared = Shared::new(&settings, actors, pool, metrics, health, journal, keys, rules);
+        let (actors, threads) = Actors::start(
+            &settings,
+            &pool,
+            &cache,
+            &keys,
+            journal.clone(),
+            &client_tls,
+            &rules,
+            &metrics,
+        )
+        .context("database.url")?;
+        let health = health_checks(&pool, &cache, &actors, keys.clone(), journal.clone());
+        let shared =
+            Shared::new(&settings, actors, pool, cache, metrics, health, journal, keys, rules);
         let shared = Arc::new(shared);
 
         let workers = settings.server.worker_count();
@@ -225,6 +237,11 @@ impl Application {
         let _metrics = self.metrics_server.map(actix_rt::spawn);
         let checking = actix_rt::spawn(self.shared.health.clone().keep_checking());
         let reviving = actix_rt::spawn(self.shared.actors.clone().keep_alive());
+        let listening = {
+            let (cache, actors) = (self.shared.cache.clone(), self.shared.actors.clone());
+            let now = || Moment { now: db::now(), generation: 0 };
+            actix_rt::spawn(cache.listen(now, move |heard| actors.hear(heard)))
+        };
         tokio::select! {
             ended = &mut serving => { ended??; return Ok(0); }
             () = stop => {}
@@ -265,6 +282,7 @@ impl Application {
         finish_server(&handle, stopping, &mut serving).await;
         checking.abort();
         reviving.abort();
+        listening.abort();
         if let Ok(Ok(running @ 1..)) = jobs_stop.await {
             tracing::warn!(running, "jobs are left half-way; they go on at the next start");
         }
@@ -287,6 +305,7 @@ impl Application {
             handle.stop(false).await;
         }
         self.threads.stop();
+        shared.cache.close();
         shared.pool.close();
         tracing::info!(cut, rows_left = left, seconds = began.elapsed().as_secs_f64(), "stopped");
         Ok(cut)
@@ -435,8 +454,27 @@ fn open_journal(settings: &Settings) -> anyhow::Result<Option<Arc<Directory>>> {
     Ok(Some(journal))
 }
 
+/// In memory it is bounded by this many bytes, besides `cache.max_entries`.
+const CACHE_BYTES: u64 = 32 << 20;
+
+fn open_cache(
+    settings: &settings::Cache,
+    keys: &Keys,
+    metrics: &Metrics,
+) -> anyhow::Result<TypedCache> {
+    let (secrets, metrics) = (&keys.cache, metrics.clone());
+    match (settings.backend, &settings.redis_url) {
+        (CacheBackend::Redis, Some(url)) => {
+            TypedCache::in_redis(url.expose_secret(), &settings.redis_key_prefix, secrets, metrics)
+                .context("cache.redis_url")
+        }
+        _ => Ok(TypedCache::in_memory(settings.max_entries, CACHE_BYTES, secrets, metrics)),
+    }
+}
+
 fn health_checks(
     pool: &Pool,
+    cache: &TypedCache,
     actors: &Actors,
     keys: Arc<Keys>,
     journal: Option<Arc<Directory>>,
@@ -446,6 +484,14 @@ fn health_checks(
     checks.register("database", move || {
         let pool = database.clone();
         async move { db::ping(&pool).await.map_err(|error| error.to_string()) }
+    });
+    let cache = cache.clone();
+    checks.register("cache", move || {
+        let cache = cache.clone();
+        async move {
+            cache.tidy().await;
+            cache.ping().await.map_err(|error| error.to_string())
+        }
     });
     let asked = actors.clone();
     checks.register("actors", move || {

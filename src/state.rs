@@ -20,6 +20,7 @@ use crate::{
     anthropic::{learned::Learned, models::Models, rules::Rules},
     auth::{keys::Keys, providers::Provider, sign_in},
     bedrock::Bedrock,
+    cache::TypedCache,
     db::Pool,
     health::Health,
     jobs,
@@ -33,6 +34,7 @@ use crate::{
 pub struct Shared {
     pub actors: Actors,
     pub pool: Pool,
+    pub cache: TypedCache,
     pub metrics: Metrics,
     pub health: Health,
     pub gate: Gate,
@@ -143,6 +145,7 @@ impl Shared {
         settings: &Settings,
         actors: Actors,
         pool: Pool,
+        cache: TypedCache,
         metrics: Metrics,
         health: Health,
         journal: Option<Arc<Directory>>,
@@ -158,9 +161,11 @@ impl Shared {
             .cloned()
             .chain(public)
             .map(|host| host.to_ascii_lowercase());
+        let limits = Limits::new(&settings.rate_limits, cache.clone());
         Self {
             actors,
             pool,
+            cache,
             metrics,
             health,
             gate: Gate::new(&server.limits),
@@ -169,7 +174,7 @@ impl Shared {
             jobs,
             sign_in: SignIn::new(settings),
             api_keys: settings.api_keys.clone(),
-            limits: Limits::new(&settings.rate_limits),
+            limits,
             notes: Notes::default(),
             strict: settings.usage.on_full == settings::OnFull::Strict,
             draining: AtomicBool::new(false),

@@ -100,6 +100,10 @@ pub struct Metrics {
     pub rate_limited: IntCounterVec,
     pub audit_lost: IntCounter,
     pub log_lines_dropped: IntGauge,
+    pub cache_requests: IntCounterVec,
+    pub cache_value_bytes: HistogramVec,
+    pub cache_entries: IntGauge,
+    pub cache_bytes: IntGauge,
     job_runs: IntCounterVec,
     job_success: IntGaugeVec,
 }
@@ -219,6 +223,30 @@ impl Metrics {
                 "audit_events_lost_total",
                 "Refusals that could not be written into the audit log",
             )?,
+            cache_requests: vector(
+                "cache_requests_total",
+                "What was asked of the cache, by type, backend and outcome (hit, absent, miss, outdated, forged, error, too_large, counted)",
+                &["type", "backend", "outcome"],
+            )?,
+            cache_value_bytes: HistogramVec::new(
+                HistogramOpts::new(
+                    "cache_value_bytes",
+                    "Size of values put into the cache, by type",
+                )
+                .buckets(vec![
+                    128.0,
+                    256.0,
+                    512.0,
+                    1024.0,
+                    4096.0,
+                    16384.0,
+                    65536.0,
+                    1_048_576.0,
+                ]),
+                &["type"],
+            )?,
+            cache_entries: IntGauge::new("cache_entries", "Values in the cache in memory, about")?,
+            cache_bytes: IntGauge::new("cache_bytes", "Their bytes, about")?,
             job_runs: vector(
                 "job_runs_total",
                 "Runs of jobs by this instance, by job and outcome",
@@ -265,6 +293,10 @@ impl Metrics {
             Box::new(metrics.rate_limited.clone()),
             Box::new(metrics.audit_lost.clone()),
             Box::new(metrics.log_lines_dropped.clone()),
+            Box::new(metrics.cache_requests.clone()),
+            Box::new(metrics.cache_value_bytes.clone()),
+            Box::new(metrics.cache_entries.clone()),
+            Box::new(metrics.cache_bytes.clone()),
             Box::new(metrics.job_runs.clone()),
             Box::new(metrics.job_success.clone()),
         ];

@@ -28,6 +28,8 @@ provide_postgres() {
 
 provide_redis() {
   local url=redis://127.0.0.1:6379
+  # Some tests start one of their own, to kill it.
+  command -v redis-server >/dev/null || install_packages redis-server redis-server
   if [[ -n ${TEST_REDIS_URL:-} ]]; then
     check_redis "$TEST_REDIS_URL" || die 'the Redis of TEST_REDIS_URL does not answer'
     export TEST_REDIS_URL
@@ -147,7 +149,6 @@ forbid_main_cluster() {
 }
 
 start_redis() {
-  command -v redis-server >/dev/null || install_packages Redis redis-server
   make_work_folder
   local port
   port=$(free_port)

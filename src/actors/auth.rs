@@ -2,6 +2,7 @@
 //! reads; a call whose credential is known waits for no other thread.
 
 use std::{
+    cell::Cell,
     collections::HashMap,
     sync::{
         Arc,
@@ -29,6 +30,7 @@ use crate::{
         self, AdminRule, AuthError, Checked, Credential, CredentialDigest, CredentialId, Identity,
         ReDigest, Refusal, keys::Keys,
     },
+    cache::{Moment, News, TypedCache},
     db::{
         self, DbError, Pool, Timestamp, api_keys::ApiKeyRecord, one_time_codes::OneTimeCode,
         sessions::SessionRecord, users,
@@ -119,6 +121,12 @@ impl Known {
         u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
+    /// Whether the database confirmed lately enough that the epoch is what it is.
+    fn is_confirmed(&self) -> bool {
+        let confirmed = self.confirmed.load(Relaxed);
+        confirmed > 0 && self.clock().saturating_sub(confirmed) <= self.max_age_ms
+    }
+
     fn forget_all(&self) {
         self.good.invalidate_all();
         self.refused.invalidate_all();
@@ -141,10 +149,26 @@ pub struct Used(pub CredentialId);
 #[rtype(result = "Result<(), Arc<DbError>>")]
 pub struct Revalidate;
 
-type Load = Shared<LocalBoxFuture<'static, Result<Arc<Checked>, AuthError>>>;
+/// Another instance saw that access was taken away; the epoch stands at this.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Told {
+    pub epoch: i64,
+}
+
+type Load = Shared<LocalBoxFuture<'static, Result<Arc<Loaded>, AuthError>>>;
+
+/// What a check came to.
+struct Loaded {
+    checked: Checked,
+    /// Whether the database was asked. What comes from the cache holds for as long as the database confirms its epoch.
+    afresh: bool,
+}
 
 pub struct AuthActor {
     pool: Pool,
+    /// What other instances checked, too.
+    cache: TypedCache,
     keys: Arc<Keys>,
     admins: AdminRule,
     known: Arc<Known>,
@@ -155,6 +179,8 @@ pub struct AuthActor {
     generation: u64,
     /// The last [`users::epoch`] seen.
     epoch: Option<i64>,
+    /// The highest epoch that another instance told of.
+    told: i64,
     /// Checks under way, so that a hundred calls with one new key ask the database once.
     loading: HashMap<CredentialDigest, Load>,
     /// How often what is over is cleared away.
@@ -163,8 +189,10 @@ pub struct AuthActor {
 }
 
 impl AuthActor {
+    #[expect(clippy::too_many_arguments, reason = "actors.rs makes each of them for it")]
     pub fn new(
         pool: Pool,
+        cache: TypedCache,
         keys: Arc<Keys>,
         admins: AdminRule,
         known: Arc<Known>,
@@ -174,6 +202,7 @@ impl AuthActor {
     ) -> Self {
         Self {
             pool,
+            cache,
             keys,
             admins,
             known,
@@ -181,6 +210,7 @@ impl AuthActor {
             untold: false,
             generation: 0,
             epoch: None,
+            told: 0,
             loading: HashMap::new(),
             tidy_every,
             metrics,
@@ -193,31 +223,58 @@ impl AuthActor {
             return load.clone();
         }
         let (pool, keys, given) = (self.pool.clone(), self.keys.clone(), given.clone());
-        let admins = self.admins.clone();
+        let (admins, cache) = (self.admins.clone(), self.cache.clone());
+        let generation = self.cached_from(&given);
         let load = async move {
-            auth::authenticate(&pool, &keys, &admins, &given, db::now()).await.map(Arc::new)
+            let now = db::now();
+            let ask = || auth::authenticate(&pool, &keys, &admins, &given, now);
+            let asked = Cell::new(false);
+            if let Some(generation) = generation {
+                let load = async {
+                    asked.set(true);
+                    ask().await.map(Some)
+                };
+                let at = Moment { now, generation };
+                let found = cache.get_or_load::<Checked, _>(digest, at, load).await;
+                let found = found.map_err(|error| AuthError::clone(&error))?;
+                // One that has ended may have been prolonged: the database knows.
+                let holds = |checked: &Checked| checked.identity.ends.is_none_or(|end| end > now);
+                if let Some(checked) = found.filter(|checked| asked.get() || holds(checked)) {
+                    return Ok(Arc::new(Loaded { checked, afresh: asked.get() }));
+                }
+            }
+            Ok(Arc::new(Loaded { checked: ask().await?, afresh: true }))
         };
         let load = load.boxed_local().shared();
         self.loading.insert(digest, load.clone());
         load
     }
 
+    /// The generation of which a cached identity has to be at least; `None` if only the database can say: while it did not
+    /// confirm lately that nothing was taken away, and of a kind of credential that is switched off here.
+    fn cached_from(&self, given: &Credential) -> Option<i64> {
+        let off = matches!(given, Credential::ApiKey(_)) && !self.keys.api_keys_enabled;
+        let epoch = self.epoch.filter(|_| !off && self.known.is_confirmed())?;
+        Some(epoch.max(self.told))
+    }
+
     /// The only place that fills [`Known`]. What was read before a [`Self::forget_all`] is not written back after it.
     fn remember(
         &self,
         digest: CredentialDigest,
-        checked: &Result<Arc<Checked>, AuthError>,
+        loaded: &Result<Arc<Loaded>, AuthError>,
         generation: u64,
     ) {
         if generation != self.generation {
             return;
         }
-        match checked {
+        match loaded {
             Ok(good) => {
-                let checked = self.known.clock();
+                let now = self.known.clock();
+                let identity = Arc::new(good.checked.identity.clone());
+                let checked = if good.afresh { now } else { 0 };
                 // A first use is noted at once, by whoever remembers it.
-                let used = AtomicU64::new(checked);
-                let entry = Entry { identity: Arc::new(good.identity.clone()), checked, used };
+                let entry = Entry { identity, checked, used: AtomicU64::new(now) };
                 self.known.good.insert(digest, Arc::new(entry));
             }
             Err(error) => {
@@ -238,18 +295,32 @@ impl AuthActor {
         self.known.forget_all();
     }
 
-    fn saw_epoch(&mut self, epoch: i64, asked: u64) {
+    /// Answers the news for other instances, if it is any.
+    fn saw_epoch(&mut self, epoch: i64, asked: u64) -> Option<News> {
         let before = self.epoch.replace(epoch);
-        if before == Some(epoch) {
-            self.known.confirmed.fetch_max(asked, Relaxed);
-        } else {
+        if before != Some(epoch) {
             self.forget_all();
         }
+        self.known.confirmed.fetch_max(asked, Relaxed);
         // A full mailbox is no loss: the supervisor is told at the next look.
         self.untold |= before != Some(epoch);
         if self.untold {
             self.untold = self.streams.address().try_send(AccessTaken).is_err();
         }
+        let is_news = before.is_some_and(|before| before < epoch) && self.told < epoch;
+        is_news.then_some(News::AccessTaken { epoch })
+    }
+
+    /// Tells other instances, in the background: they find out by themselves, a little later.
+    fn tell(&self, news: News, context: &mut Context<Self>) {
+        let cache = self.cache.clone();
+        let told = async move {
+            let at = Moment { now: db::now(), generation: 0 };
+            if let Err(error) = cache.tell(&news, at).await {
+                tracing::warn!(%error, "other instances were not told that access was taken away");
+            }
+        };
+        context.spawn(told.into_actor(self));
     }
 
     fn write_in_background<F>(&self, context: &mut Context<Self>, what: &'static str, write: F)
@@ -304,7 +375,7 @@ impl Handler<Authenticate> for AuthActor {
             // Of all who waited, the first one back does this.
             if generation == actor.generation && actor.loading.remove(&digest).is_some() {
                 actor.remember(digest, &checked, generation);
-                if let Ok(good) = &checked {
+                if let Ok(good) = checked.as_ref().map(|loaded| &loaded.checked) {
                     // After a change everybody is looked up anew; not every look is worth a write.
                     let lately = db::now() - TimeDelta::milliseconds(NOTE_USE_MS.cast_signed());
                     if good.last_used.is_none_or(|last| last < lately) {
@@ -326,7 +397,7 @@ impl Handler<Authenticate> for AuthActor {
                 Err(error) => error.refusal().map_or("unavailable", Refusal::as_str),
             };
             actor.metrics.auth.with_label_values(&[kind, outcome]).inc();
-            checked.map(|good| Arc::new(good.identity.clone()))
+            checked.map(|good| Arc::new(good.checked.identity.clone()))
         }))
     }
 }
@@ -354,11 +425,24 @@ impl Handler<Revalidate> for AuthActor {
     fn handle(&mut self, _: Revalidate, _: &mut Self::Context) -> Self::Result {
         let (pool, asked) = (self.pool.clone(), self.known.clock());
         let ask = async move { users::epoch(&mut pool.reader().await?).await };
-        Box::pin(ask.into_actor(self).map(move |epoch, actor, _| {
+        Box::pin(ask.into_actor(self).map(move |epoch, actor, context| {
             let epoch = epoch.map_err(Arc::new)?;
-            actor.saw_epoch(epoch, asked);
+            if let Some(news) = actor.saw_epoch(epoch, asked) {
+                actor.tell(news, context);
+            }
             Ok(())
         }))
+    }
+}
+
+impl Handler<Told> for AuthActor {
+    type Result = ();
+
+    fn handle(&mut self, Told { epoch }: Told, context: &mut Self::Context) {
+        self.told = self.told.max(epoch);
+        if self.epoch.is_some_and(|known| known < epoch) {
+            context.notify(Revalidate);
+        }
     }
 }
 
@@ -383,16 +467,65 @@ mod tests {
         let metrics = Metrics::new().unwrap();
         let gauge = metrics.live_streams.clone();
         let supervised = pool.clone();
+        let cache = TypedCache::in_memory(100, 1 << 20, &keys.cache, metrics.clone());
+        let shared = cache.clone();
         let streams = Place::start(actix::Arbiter::new().handle(), move || {
-            StreamSupervisor::new(supervised.clone(), gauge.clone())
+            StreamSupervisor::new(supervised.clone(), shared.clone(), "here".into(), gauge.clone())
         });
-        AuthActor::new(pool, keys, admins, known, streams, tidy_every, metrics)
+        AuthActor::new(pool, cache, keys, admins, known, streams, tidy_every, metrics)
     }
 
-    fn good(ends: Option<Timestamp>) -> Result<Arc<Checked>, AuthError> {
+    fn loaded(ends: Option<Timestamp>, afresh: bool) -> Result<Arc<Loaded>, AuthError> {
         let credential = CredentialId::ApiKey(3);
         let identity = Identity { user_id: 7, credential, admin: false, ends };
-        Ok(Arc::new(Checked { identity, re_digest: None, last_used: None }))
+        let checked = Checked { identity, re_digest: None, last_used: None };
+        Ok(Arc::new(Loaded { checked, afresh }))
+    }
+
+    fn good(ends: Option<Timestamp>) -> Result<Arc<Loaded>, AuthError> {
+        loaded(ends, true)
+    }
+
+    #[actix_rt::test]
+    async fn what_others_checked_holds_as_long_as_the_database_confirms_it() {
+        let mut actor = actor().await;
+        let given = Credential::parse(&format!("SSOK_{}", "a".repeat(32))).unwrap();
+        assert_eq!(actor.cached_from(&given), None, "nothing is known of the database yet");
+        actor.remember([5; 32], &loaded(None, false), actor.generation);
+        actor.known.confirmed.store(1, Relaxed);
+        assert!(matches!(actor.known.get(&[5; 32], NOW()), Lookup::Good { .. }));
+
+        actor.saw_epoch(5, 1);
+        assert_eq!(actor.cached_from(&given), Some(5));
+        actor.told = 7;
+        assert_eq!(actor.cached_from(&given), Some(7), "another instance knows of more");
+
+        actor.known = Arc::new(Known { max_age_ms: 0, ..known_of(&actor) });
+        actor.known.confirmed.store(1, Relaxed);
+        while actor.known.clock() < 2 {
+            std::hint::spin_loop();
+        }
+        assert_eq!(actor.cached_from(&given), None, "that is too long ago");
+        actor.remember([6; 32], &loaded(None, false), actor.generation);
+        assert!(matches!(actor.known.get(&[6; 32], NOW()), Lookup::Unknown));
+    }
+
+    /// The same, empty.
+    fn known_of(actor: &AuthActor) -> Known {
+        let (_, most) = actor.known.size();
+        let cache = || Cache::builder().max_capacity(most).build();
+        let (good, refused) = (cache(), Cache::builder().max_capacity(most).build());
+        Known { good, refused, start: Instant::now(), confirmed: AtomicU64::new(0), max_age_ms: 0 }
+    }
+
+    #[actix_rt::test]
+    async fn only_what_is_new_is_told() {
+        let mut actor = actor().await;
+        assert_eq!(actor.saw_epoch(5, 0), None, "the first look");
+        assert_eq!(actor.saw_epoch(5, 0), None);
+        assert_eq!(actor.saw_epoch(6, 0), Some(News::AccessTaken { epoch: 6 }));
+        actor.told = 8;
+        assert_eq!(actor.saw_epoch(8, 0), None, "another instance told of it");
     }
 
     #[actix_rt::test]

@@ -15,12 +15,15 @@ use actix::{
     ResponseActFuture, WrapFuture, dev::SendError,
 };
 use prometheus::IntGauge;
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     auth::{self, CredentialId, Identity},
+    cache::{CachedObject, Moment, Structural, TypedCache},
     db::{self, Pool, Timestamp},
+    jobs,
     usage::call::Progress,
 };
 
@@ -28,6 +31,10 @@ use crate::{
 const LAST_WORDS: Duration = Duration::from_secs(2);
 /// Looking for streams of those who lost access is tried again after this.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
+/// How often an instance tells others what streams here.
+const TELL: Duration = Duration::from_secs(1);
+/// So many streams of one instance are told to others at most, the newest.
+const TOLD: usize = 2_000;
 /// A stream may be opened by a call that was let in so long before somebody lost access.
 const ON_ITS_WAY: Duration = Duration::from_secs(10);
 
@@ -112,13 +119,23 @@ pub struct Find(pub u64);
 #[rtype(result = "bool")]
 pub struct CutOne(pub u64);
 
+/// What streams on one instance, for the others.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, CachedObject)]
+#[cache(name = "streams", ttl = 5)]
+pub struct LiveStreams {
+    /// The newest first.
+    pub streams: Vec<LiveStream>,
+}
+
 /// A live stream, as it is at the moment.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize, Structural)]
 pub struct LiveStream {
     pub id: u64,
     pub user_id: i64,
     pub model: String,
     pub region: String,
+    /// Where it streams, as leases and runs name it.
+    pub instance: String,
     pub started_at: Timestamp,
     /// Events from upstream so far.
     pub events: u64,
@@ -126,6 +143,13 @@ pub struct LiveStream {
     pub output_tokens: Option<i64>,
     /// It is being cut already.
     pub ending: bool,
+}
+
+impl LiveStream {
+    /// The newest first.
+    pub fn sort(streams: &mut [Self]) {
+        streams.sort_unstable_by_key(|stream| std::cmp::Reverse((stream.started_at, stream.id)));
+    }
 }
 
 /// Somebody lost access: look whose streams are live.
@@ -163,6 +187,7 @@ impl Live {
             user_id: self.user_id,
             model: self.model.clone(),
             region: self.region.clone(),
+            instance: jobs::instance(),
             started_at: self.started_at,
             events: self.progress.events(),
             output_tokens: self.progress.output_tokens(),
@@ -173,6 +198,11 @@ impl Live {
 
 pub struct StreamSupervisor {
     pool: Pool,
+    /// Where other instances look what streams here, under this name.
+    cache: TypedCache,
+    here: Arc<str>,
+    /// What they were told last was that nothing does.
+    told_of_none: bool,
     /// When it was last told that somebody lost access.
     taken: Option<Instant>,
     /// It is being looked who did; what is told meanwhile is for the next look.
@@ -185,9 +215,12 @@ pub struct StreamSupervisor {
 }
 
 impl StreamSupervisor {
-    pub fn new(pool: Pool, gauge: IntGauge) -> Self {
+    pub fn new(pool: Pool, cache: TypedCache, here: Arc<str>, gauge: IntGauge) -> Self {
         Self {
             pool,
+            cache,
+            here,
+            told_of_none: true,
             taken: None,
             looking: false,
             again: false,
@@ -200,6 +233,31 @@ impl StreamSupervisor {
     fn counted(&self) {
         self.count.send_replace(self.live.len());
         self.gauge.set(i64::try_from(self.live.len()).unwrap_or(i64::MAX));
+    }
+
+    /// The newest first.
+    fn list(&self, user_id: Option<i64>) -> Vec<LiveStream> {
+        let asked = |live: &Live| user_id.is_none_or(|user_id| live.user_id == user_id);
+        let live = self.live.iter().filter(|(_, live)| asked(live));
+        let mut streams: Vec<LiveStream> = live.map(|(id, live)| live.told(*id)).collect();
+        LiveStream::sort(&mut streams);
+        streams
+    }
+
+    /// Tells other instances what streams here.
+    fn tell(&mut self, context: &mut Context<Self>) {
+        let none = self.live.is_empty();
+        if std::mem::replace(&mut self.told_of_none, none) && none {
+            return;
+        }
+        let mut streams = self.list(None);
+        streams.truncate(TOLD);
+        let (cache, here) = (self.cache.clone(), self.here.clone());
+        let told = async move {
+            let at = Moment { now: db::now(), generation: 0 };
+            cache.post(&here, &LiveStreams { streams }, at).await;
+        };
+        context.spawn(told.into_actor(self));
     }
 
     /// Looks once for all who hold live streams, whoever asks meanwhile.
@@ -267,6 +325,12 @@ impl StreamSupervisor {
 
 impl Actor for StreamSupervisor {
     type Context = Context<Self>;
+
+    fn started(&mut self, context: &mut Self::Context) {
+        if self.cache.is_shared() {
+            context.run_interval(TELL, Self::tell);
+        }
+    }
 }
 
 impl Handler<Opened> for StreamSupervisor {
@@ -306,11 +370,7 @@ impl Handler<List> for StreamSupervisor {
     type Result = MessageResult<List>;
 
     fn handle(&mut self, List { user_id }: List, _: &mut Self::Context) -> Self::Result {
-        let asked = |live: &Live| user_id.is_none_or(|user_id| live.user_id == user_id);
-        let live = self.live.iter().filter(|(_, live)| asked(live));
-        let mut streams: Vec<LiveStream> = live.map(|(id, live)| live.told(*id)).collect();
-        streams.sort_unstable_by_key(|stream| std::cmp::Reverse((stream.started_at, stream.id)));
-        MessageResult(streams)
+        MessageResult(self.list(user_id))
     }
 }
 

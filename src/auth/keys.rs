@@ -19,6 +19,7 @@ const CSRF: &[u8] = b"bedrock-sso-proxy/csrf/1";
 const REFRESH: &[u8] = b"bedrock-sso-proxy/refresh-token/1";
 const CODE: &[u8] = b"bedrock-sso-proxy/one-time-code/1";
 const PENDING: &[u8] = b"bedrock-sso-proxy/pending-sign-in/1";
+const CACHE: &[u8] = b"bedrock-sso-proxy/cache/1";
 const PROVIDER_TOKEN: &[u8] = b"bedrock-sso-proxy/provider-token/1";
 
 /// Everything that checks credentials.
@@ -26,7 +27,7 @@ pub struct Keys {
     pub jwt: JwtKeys,
     /// The current pepper, then previous ones, each with its id.
     peppers: Vec<(String, hmac::Key)>,
-    pub(super) api_keys_enabled: bool,
+    pub api_keys_enabled: bool,
     /// Cookies of browsers.
     pub sessions: Digester,
     pub csrf: Digester,
@@ -37,6 +38,8 @@ pub struct Keys {
     /// Identity providers' refresh tokens.
     pub provider_tokens: Sealer,
     sealing_ids: Vec<String>,
+    /// What seals cached values, the current one first.
+    pub cache: Vec<[u8; 32]>,
     /// How long a browser's session may lie unused.
     pub session_idle: TimeDelta,
 }
@@ -135,6 +138,7 @@ impl Keys {
             refresh: Digester::new(REFRESH, &all),
             codes: Digester::new(CODE, &all),
             sealing_ids: sealing.iter().map(|secret| id_of(b"sealing", secret)).collect(),
+            cache: all.iter().map(|secret| derive(secret, CACHE)).collect(),
             pending: sealer(PENDING),
             provider_tokens: sealer(PROVIDER_TOKEN),
             session_idle: TimeDelta::seconds(i64::from(settings.auth.session_idle_seconds)),

@@ -16,7 +16,9 @@ use crate::{
 /// 429 when it is one too many.
 pub async fn check(request: &HttpRequest, limit: Limit, subject: Subject) -> Result<(), ApiError> {
     let worker = extract::worker(request)?;
-    let Err(exceeded) = worker.shared.limits.check(limit, subject) else { return Ok(()) };
+    let Err(exceeded) = worker.shared.limits.check(limit, subject, db::now()).await else {
+        return Ok(());
+    };
     // Boxed: those who are let on, nearly all, do not carry the room for this.
     Box::pin(note(request, worker, limit, subject)).await;
     Err(ApiError::rate_limited(&exceeded))

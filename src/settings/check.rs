@@ -4,10 +4,11 @@ mod sign_in;
 
 use awc::http::Uri;
 use secrecy::{ExposeSecret, SecretString};
+use url::Url;
 
 use super::{
-    Alias, Aws, Database, InferenceProfile, Jobs, Jwt, Metrics, Models, Need, Prefixes, Problem,
-    Secrets, Server, Settings, is_loopback,
+    Alias, Aws, Cache, CacheBackend, Database, InferenceProfile, Jobs, Jwt, Metrics, Models, Need,
+    Prefixes, Problem, Secrets, Server, Settings, is_loopback,
     rules::{Action, BetaRule, FieldRule, Send},
 };
 use crate::{
@@ -73,6 +74,7 @@ pub(super) fn check(settings: &Settings, need: Need) -> Vec<Problem> {
     check.that((1..=10_000).contains(&usage.batch_size), "usage.batch_size", "must be 1 to 10000");
     let delay = (1..=60_000).contains(&usage.batch_delay_ms);
     check.that(delay, "usage.batch_delay_ms", "must be 1 to 60000");
+    cache(&mut check, &settings.cache);
     let cache = &settings.cache;
     check.that(
         (1..=10_000_000).contains(&cache.max_entries),
@@ -221,6 +223,42 @@ fn database(check: &mut Check, database: &Database) {
         "must be 1 to 600",
     );
     check.that(database.wait_seconds <= 3600, "database.wait_seconds", "must be at most 3600");
+}
+
+/// Redis is reached with TLS, unless it is this machine or somebody said otherwise by name (SEC-88).
+fn cache(check: &mut Check, cache: &Cache) {
+    const URL: &str = "cache.redis_url";
+    let prefix = cache.redis_key_prefix.as_str();
+    let plain =
+        (1..=64).contains(&prefix.len()) && prefix.bytes().all(|byte| byte.is_ascii_graphic());
+    check.that(plain, "cache.redis_key_prefix", "must be 1 to 64 visible ASCII characters");
+    let url =
+        cache.redis_url.as_ref().map(ExposeSecret::expose_secret).filter(|url| !url.is_empty());
+    let Some(url) = url else {
+        let missing = cache.backend == CacheBackend::Redis;
+        check.that(!missing, URL, "is required for cache.backend redis");
+        return;
+    };
+    // The message never quotes it.
+    let Some(parsed) =
+        Url::parse(url).ok().filter(|url| matches!(url.scheme(), "redis" | "rediss"))
+    else {
+        return check.that(
+            false,
+            URL,
+            "must be redis://HOST or rediss://HOST, with %-signs for special characters",
+        );
+    };
+    let host = parsed.host_str().unwrap_or_default();
+    check.that(!host.is_empty(), URL, "names no host");
+    let verified = parsed.scheme() == "redis" || parsed.fragment().is_none();
+    check.that(
+        verified,
+        URL,
+        "must not end in a fragment: #insecure would switch off the check of certificates",
+    );
+    let covered = parsed.scheme() == "rediss" || is_loopback(host) || cache.allow_plaintext;
+    check.that(covered, URL, "is not encrypted: use rediss://, or set cache.allow_plaintext");
 }
 
 /// SEC-17: a secret that could be guessed stops the start; the message never quotes it.

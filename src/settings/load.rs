@@ -28,6 +28,7 @@ const SECRETS: &[&str] = &[
     "aws.secret_access_key",
     "aws.session_token",
     "aws.bearer_token",
+    "cache.redis_url",
     "database.url",
     "metrics.token",
 ];
@@ -420,7 +421,9 @@ fn mask(mut tree: Value) -> Value {
         let pointer = format!("/{}", place.join("/"));
         if let Some(value) = tree.pointer_mut(&pointer).filter(|value| !value.is_null()) {
             *value = match value.as_str() {
-                Some(url) if place == ["database", "url"] => Value::String(mask_url(url)),
+                Some(url) if place.last().is_some_and(|field| field.ends_with("url")) => {
+                    Value::String(mask_url(url))
+                }
                 _ => Value::String(MASK.to_owned()),
             };
         }
@@ -445,7 +448,7 @@ impl Database {
     }
 }
 
-/// A URL of Postgres with the password and all parameters masked: one of them may be a password too.
+/// A URL of Postgres or Redis with the password and all parameters masked: one of them may be a password too.
 fn mask_url(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://").filter(|(scheme, _)| *scheme != "sqlite")
     else {

@@ -29,6 +29,7 @@ use bytes::{Bytes, BytesMut};
 use serde_json::{Value, json};
 
 mod browser;
+pub mod redis;
 pub use browser::{Browser, field, form};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -341,7 +342,25 @@ pub struct TestServer {
     pub folder: tempfile::TempDir,
 }
 
+/// Further instances of one service: the same settings and database, and journals and ports of their own.
 impl TestServer {
+    pub async fn another(&self) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut environment = self.environment.clone();
+        environment.push((
+            "BEDROCK_USAGE__JOURNAL_DIR".to_owned(),
+            folder.path().join("journal").display().to_string(),
+        ));
+        let given = environment.clone().into_iter();
+        let settings = Settings::from_layers(None, given, Need::Service).unwrap();
+        let running = Running::start(settings.clone()).expect("it starts");
+        let url = format!("http://127.0.0.1:{}", running.address.port());
+        let simulator = Simulator::start(SimulatorConfig::default()).await.unwrap();
+        let database = Database { url: self.database.url.clone(), drop: None };
+        let running = Some(running);
+        Self { url, settings, environment, simulator, identity: None, running, database, folder }
+    }
+
     fn running(&self) -> &Running {
         self.running.as_ref().expect("it runs")
     }

@@ -316,7 +316,7 @@ async fn health_tells_each_part_to_an_admin() {
     let unknown = app.get("/health?check=nothing").bearer(&token).send().await;
 
     let parts: Vec<_> = all.json()["checks"].as_object().unwrap().keys().cloned().collect();
-    assert_eq!(parts, ["actors", "aws", "database", "journal", "jwt", "oauth"]);
+    assert_eq!(parts, ["actors", "aws", "cache", "database", "journal", "jwt", "oauth"]);
     assert!(
         all.json()["checks"].as_object().unwrap().values().all(|check| check["status"] == "ok"),
         "{:?}",

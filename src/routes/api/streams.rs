@@ -14,14 +14,14 @@ use super::{
     page::{Page, write_cursor},
 };
 use crate::{
-    actors::streams::{CutOne, Find, List, LiveStream},
+    actors::streams::{CutOne, Find, List, LiveStream, LiveStreams},
     auth::Identity,
+    cache::{Moment, News},
     db::{
         self, Timestamp,
         audit::{self, Event},
         users::UserRecord,
     },
-    jobs,
     routes::{
         error::{ApiError, Code},
         extract::Admin,
@@ -65,7 +65,8 @@ pub struct StreamList {
 
 /// List live streams
 ///
-/// Those that this instance serves at the moment, newest first.
+/// Those that all instances with the same cache serve at the moment, newest first; other instances' up to a second old,
+/// and those of this one alone while Redis is away.
 #[api_v2_operation(tags(Administration), operation_id = "listStreams")]
 pub async fn list(
     _admin: Admin,
@@ -79,7 +80,7 @@ pub async fn list(
 pub async fn of_all(worker: &Worker, query: PageQuery) -> Result<StreamList, ApiError> {
     let page = Page::read(query.limit, query.offset, query.cursor.as_deref())?;
     let place = page.number()?.unwrap_or(page.offset);
-    let live = ask(worker, List { user_id: None }).await?;
+    let live = live(worker, None).await?;
     let total = i64::try_from(live.len()).unwrap_or(i64::MAX);
     let next = place.saturating_add(page.limit);
     let [skip, take] = [place, page.limit].map(|count| usize::try_from(count).unwrap_or(0));
@@ -96,8 +97,31 @@ pub async fn of_all(worker: &Worker, query: PageQuery) -> Result<StreamList, Api
 
 /// Somebody's own live streams, newest first.
 pub async fn of_person(worker: &Worker, user_id: i64) -> Result<Vec<StreamEntry>, ApiError> {
-    let live = ask(worker, List { user_id: Some(user_id) }).await?;
+    let live = live(worker, Some(user_id)).await?;
     entries(worker, live).await
+}
+
+/// What streams here, and what other instances say that streams there; newest first.
+async fn live(worker: &Worker, user_id: Option<i64>) -> Result<Vec<LiveStream>, ApiError> {
+    let mut all = ask(worker, List { user_id }).await?;
+    let elsewhere = elsewhere(worker).await;
+    if !elsewhere.is_empty() {
+        let asked = |stream: &LiveStream| user_id.is_none_or(|id| stream.user_id == id);
+        all.extend(elsewhere.into_iter().filter(asked));
+        LiveStream::sort(&mut all);
+    }
+    Ok(all)
+}
+
+async fn elsewhere(worker: &Worker) -> Vec<LiveStream> {
+    let shared = &worker.shared;
+    let posted = shared.cache.posted::<LiveStreams>(moment()).await;
+    let others = posted.into_iter().filter(|(name, _)| **name != *shared.actors.here);
+    others.flat_map(|(_, of_one)| of_one.streams).collect()
+}
+
+fn moment() -> Moment {
+    Moment { now: db::now(), generation: 0 }
 }
 
 async fn entries(worker: &Worker, live: Vec<LiveStream>) -> Result<Vec<StreamEntry>, ApiError> {
@@ -122,7 +146,7 @@ async fn entries(worker: &Worker, live: Vec<LiveStream>) -> Result<Vec<StreamEnt
             started_at: stream.started_at,
             events: i64::try_from(stream.events).unwrap_or(i64::MAX),
             output_tokens: stream.output_tokens,
-            instance: jobs::instance(),
+            instance: stream.instance,
         }
     };
     Ok(live.into_iter().map(entry).collect())
@@ -150,7 +174,15 @@ pub async fn cut_one(
     id: &str,
 ) -> Result<(), ApiError> {
     let number = number_of(id).ok_or_else(no_such_stream)?;
-    let stream = ask(worker, Find(number)).await?.ok_or_else(no_such_stream)?;
+    let here = ask(worker, Find(number)).await?;
+    let is_here = here.is_some();
+    let stream = match here {
+        Some(stream) => stream,
+        None => {
+            let mut elsewhere = elsewhere(worker).await.into_iter();
+            elsewhere.find(|stream| stream.id == number).ok_or_else(no_such_stream)?
+        }
+    };
     if stream.ending {
         return Ok(());
     }
@@ -162,14 +194,21 @@ pub async fn cut_one(
             "model_id": stream.model,
             "region": stream.region,
             "started_at": stream.started_at.and_utc().to_rfc3339(),
-            "instance": jobs::instance(),
+            "instance": stream.instance,
         }),
         ..Event::new(db::now(), "stream_cut", &origin)
     };
     audit::record(&mut worker.shared.pool.writer().await?, event).await?;
     // Should it have ended meanwhile, there is nothing left to do.
-    let _was_live = ask(worker, CutOne(number)).await?;
-    Ok(())
+    if is_here {
+        let _was_live = ask(worker, CutOne(number)).await?;
+        return Ok(());
+    }
+    let told = worker.shared.cache.tell(&News::CutStream { id: number }, moment()).await;
+    told.map_err(|error| {
+        let message = "The instance that has this stream cannot be told at the moment. Try again.";
+        ApiError::new(Code::Overloaded, message).caused_by(error)
+    })
 }
 
 async fn ask<M>(worker: &Worker, message: M) -> Result<M::Result, ApiError>

@@ -96,6 +96,7 @@ fn exposed(settings: &Settings, secret: &str) -> Option<String> {
         "aws.secret_access_key" => settings.aws.secret_access_key.as_ref()?.expose_secret(),
         "aws.session_token" => settings.aws.session_token.as_ref()?.expose_secret(),
         "aws.bearer_token" => settings.aws.bearer_token.as_ref()?.expose_secret(),
+        "cache.redis_url" => settings.cache.redis_url.as_ref()?.expose_secret(),
         "database.url" => settings.database.url.expose_secret(),
         "metrics.token" => settings.metrics.token.as_ref()?.expose_secret(),
         other => panic!("{other} is a secret without a line here"),
@@ -119,6 +120,7 @@ fn companions(secret: &str) -> Vec<(&'static str, &'static str)> {
 
 fn sound_value(secret: &str) -> &'static str {
     match secret {
+        "cache.redis_url" => "rediss://user:password@cache.example.com",
         "database.url" => "postgres://user:password@localhost/usage",
         _ => "a-Sound-value-of-more-than-32-bytes-7",
     }
@@ -814,7 +816,7 @@ fn a_secret_of_the_wrong_type_is_named_and_not_quoted() {
 
 #[test]
 fn text_in_place_of_a_section_with_secrets_is_not_quoted() {
-    for section in ["jwt", "secrets", "aws", "database", "metrics"] {
+    for section in ["jwt", "secrets", "aws", "cache", "database", "metrics"] {
         let text = from_yaml(&format!("{section}: 'postgres://user:{CANARY}@host/db'"))
             .unwrap_err()
             .to_string();
@@ -1278,6 +1280,42 @@ fn the_service_does_not_start_without_a_jwt_secret() {
     assert_eq!(found.unwrap_err().to_string().lines().next(), Some("1 problem in the settings:"));
 }
 
+#[test]
+fn redis_elsewhere_needs_tls_unless_allowed_by_name() {
+    let of = |url: &str, more: &[(&str, &str)]| {
+        let given = [("BEDROCK_CACHE__BACKEND", "redis"), ("BEDROCK_CACHE__REDIS_URL", url)];
+        from_variables(&[&given, more].concat())
+    };
+    for url in [
+        "redis://127.0.0.1",
+        "redis://[::1]:7000/2",
+        "redis://:pass@localhost",
+        "rediss://cache.example.com",
+    ] {
+        assert!(of(url, &[]).is_ok(), "{url}: {:?}", of(url, &[]));
+    }
+    let allowed = [("BEDROCK_CACHE__ALLOW_PLAINTEXT", "true")];
+    assert!(of("redis://cache.example.com", &allowed).is_ok());
+    for (url, part) in [
+        ("redis://cache.example.com", "cache.allow_plaintext"),
+        ("redis://127.0.0.1.example.com", "cache.allow_plaintext"),
+        ("redis://127.0.0.1@cache.example.com", "cache.allow_plaintext"),
+        ("rediss://cache.example.com/#insecure", "fragment"),
+        ("http://127.0.0.1", "redis://HOST"),
+        ("127.0.0.1:6379", "redis://HOST"),
+        ("", "is required"),
+    ] {
+        assert_names(&of(url, &[]), "cache.redis_url", part);
+    }
+    let secret = of("canary://canary", &[]).unwrap_err().to_string();
+    assert!(!secret.contains("canary"), "{secret}");
+    assert_names(
+        &of("redis://localhost", &[("BEDROCK_CACHE__REDIS_KEY_PREFIX", "a b")]),
+        "cache.redis_key_prefix",
+        "visible",
+    );
+}
+
 // What is printed
 
 /// Settings with a canary in every secret; sound as a whole but for the credentials that exclude each other.
@@ -1288,6 +1326,7 @@ fn with_canaries() -> Settings {
          secrets: {{api_key_pepper: {}, previous_api_key_peppers: [{}]}}\n\
          aws: {{access_key_id: {}, secret_access_key: {}, session_token: {}}}\n\
          database: {{url: 'postgres://user:{}@db.example.com/usage'}}\n\
+         cache: {{redis_url: 'rediss://user:{}@cache.example.com:6380/1'}}\n\
          metrics: {{token: {}}}",
         numbered(1),
         numbered(2),
@@ -1298,6 +1337,7 @@ fn with_canaries() -> Settings {
         numbered(7),
         numbered(8),
         numbered(9),
+        numbered(10),
     );
     from_yaml(&yaml).unwrap()
 }
@@ -1313,6 +1353,10 @@ fn masked_settings_hide_every_secret_and_show_the_rest() {
     assert_eq!(masked["jwt"]["previous_secrets"][0]["id"], "old");
     assert_eq!(masked["secrets"]["previous_api_key_peppers"][0], MASK);
     assert_eq!(masked["database"]["url"], format!("postgres://user:{MASK}@db.example.com/usage"));
+    assert_eq!(
+        masked["cache"]["redis_url"],
+        format!("rediss://user:{MASK}@cache.example.com:6380/1")
+    );
     assert_eq!(masked["aws"]["bearer_token"], Value::Null);
     assert_eq!(masked["server"]["port"], 3000);
 }
