@@ -22,7 +22,12 @@ use arc_swap::ArcSwap;
 use uuid::Uuid;
 
 use crate::{
-    auth::{AdminRule, keys::Keys, providers::Provider, sign_in::Rules},
+    auth::{
+        keys::Keys,
+        policy::{CurrentPolicy, Policy},
+        providers::Provider,
+        sign_in::Rules,
+    },
     bedrock::credentials::{Current, Source},
     cache::{Heard, News, TypedCache},
     db::{DbError, Pool},
@@ -135,6 +140,7 @@ impl<A: Actor<Context = Context<A>>> Place<A> {
 pub struct Actors {
     pub auth: Place<AuthActor>,
     pub known: Arc<Known>,
+    pub policy: CurrentPolicy,
     pub credentials: Place<CredentialsActor>,
     pub authorization: Current,
     pub providers: Place<ProvidersActor>,
@@ -180,6 +186,7 @@ impl Actors {
     ) -> Result<(Self, Threads), DbError> {
         let threads = Threads { auth: Arbiter::new(), background: Arbiter::new() };
         let known = Arc::new(Known::new(&settings.cache, &settings.auth));
+        let policy = Policy::current(settings);
         let authorization = Current::default();
         let here: Arc<str> = Uuid::new_v4().simple().to_string().into();
 
@@ -194,14 +201,14 @@ impl Actors {
             let pool = pool.apart(FOR_AUTH, Some(LONGEST_CHECK))?;
             let (keys, known) = (keys.clone(), known.clone());
             let (streams, metrics, cache) = (streams.clone(), metrics.clone(), cache.clone());
-            let admins = AdminRule::new(&settings.admin, &settings.oauth);
+            let policy = policy.clone();
             let tidy_every = Duration::from_secs(settings.cache.cleanup_interval);
             Place::start(threads.auth.handle(), move || {
                 AuthActor::new(
                     pool.clone(),
                     cache.clone(),
                     keys.clone(),
-                    admins.clone(),
+                    policy.clone(),
                     known.clone(),
                     streams.clone(),
                     tidy_every,
@@ -212,7 +219,8 @@ impl Actors {
         let reachable = Reachable::default();
         let providers = {
             let (pool, keys, tls) = (pool.clone(), keys.clone(), tls.clone());
-            let (recheck, reachable) = (Rules::new(settings).recheck(), reachable.clone());
+            let (recheck, reachable) =
+                (Rules::new(settings, policy.clone()).recheck(), reachable.clone());
             let written = settings.oauth.clone();
             Place::start(threads.auth.handle(), move || {
                 let enabled = written.enabled().map(|(name, given)| Provider::new(name, given));
@@ -250,6 +258,7 @@ impl Actors {
         let actors = Self {
             auth,
             known,
+            policy,
             credentials,
             authorization,
             providers,

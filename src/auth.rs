@@ -5,6 +5,7 @@ pub mod email;
 pub mod jwt;
 pub mod keys;
 pub mod oauth;
+pub mod policy;
 pub mod providers;
 pub mod random;
 pub mod redirect;
@@ -13,7 +14,7 @@ pub mod sign_in;
 
 use std::sync::Arc;
 
-use aws_lc_rs::digest::{SHA256, digest};
+use aws_lc_rs::digest::{Context, SHA256, digest};
 use chrono::TimeDelta;
 use serde::{Deserialize, Serialize};
 
@@ -203,6 +204,21 @@ impl AdminRule {
             providers.extend(configured.next().filter(|_| configured.next().is_none()));
         }
         Self { emails, providers }
+    }
+
+    /// Tells this rule from any other: whoever shares what was found by it must go by the same one.
+    pub fn fingerprint(&self) -> [u8; 32] {
+        let mut text = Context::new(&SHA256);
+        for list in [&self.emails, &self.providers] {
+            text.update(&list.len().to_be_bytes());
+            for name in list {
+                text.update(&name.len().to_be_bytes());
+                text.update(name.as_bytes());
+            }
+        }
+        let mut fingerprint = [0; 32];
+        fingerprint.copy_from_slice(text.finish().as_ref());
+        fingerprint
     }
 
     /// The addresses that make an admin, in lower case.

@@ -14,6 +14,8 @@ use serde::Serialize;
 use crate::db::{self, Timestamp};
 
 const EVERY: Duration = Duration::from_secs(1);
+/// How often those who wait for the first round look.
+const LOOK: Duration = Duration::from_millis(10);
 /// A check that takes longer has failed.
 const LONGEST: Duration = Duration::from_secs(5);
 /// A database that is away for less does not end readiness: cached identities serve meanwhile.
@@ -107,6 +109,13 @@ impl Health {
     /// Whether the first round is still to come.
     pub fn is_starting(&self) -> bool {
         self.results.load().is_empty()
+    }
+
+    /// Resolves when the first round is done.
+    pub async fn looked(&self) {
+        while self.is_starting() {
+            tokio::time::sleep(LOOK).await;
+        }
     }
 
     /// Whether all actors answer.

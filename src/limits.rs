@@ -4,6 +4,7 @@
 
 use std::{net::IpAddr, num::NonZeroU32, sync::Arc, time::Duration};
 
+use arc_swap::ArcSwap;
 use governor::{
     DefaultDirectRateLimiter, Quota,
     clock::{Clock, DefaultClock},
@@ -82,7 +83,7 @@ pub struct Exceeded {
 
 /// All limits of one instance.
 pub struct Limits {
-    rates: RateLimits,
+    rates: ArcSwap<RateLimits>,
     cache: TypedCache,
     buckets: Cache<(Limit, Subject), Arc<DefaultDirectRateLimiter>>,
 }
@@ -90,11 +91,17 @@ pub struct Limits {
 impl Limits {
     pub fn new(rates: &RateLimits, cache: TypedCache) -> Self {
         let buckets = Cache::builder().max_capacity(SUBJECTS).time_to_idle(FORGET).build();
-        Self { rates: rates.clone(), cache, buckets }
+        Self { rates: ArcSwap::from_pointee(rates.clone()), cache, buckets }
+    }
+
+    /// Other rates from now on; everybody starts anew.
+    pub fn set(&self, rates: &RateLimits) {
+        self.rates.store(Arc::new(rates.clone()));
+        self.buckets.invalidate_all();
     }
 
     fn quota(&self, limit: Limit) -> Option<Quota> {
-        let rates = &self.rates;
+        let rates = self.rates.load();
         let per_minute = |count: u32| NonZeroU32::new(count).map(Quota::per_minute);
         match limit {
             Limit::SignInStart => per_minute(rates.sign_in_starts_per_minute),

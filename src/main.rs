@@ -27,7 +27,7 @@ async fn run(cli: Cli) -> anyhow::Result<std::process::ExitCode> {
         Command::Serve => {
             let settings = load(Need::Service)?;
             let log = telemetry::init(&settings.logging)?;
-            cli::serve::run(settings, &log).await?;
+            cli::serve::run(settings, file, &log).await?;
         }
         Command::Demo(args) => cli::demo::run(args).await?,
         Command::Init(args) => cli::init::run(args, &load(Need::Database)?.database).await?,

@@ -1,16 +1,19 @@
 //! `GET /metrics`, on a listener of its own (SEC-61).
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::{SocketAddr, TcpListener},
+    sync::Arc,
+    time::Duration,
+};
 
-use actix_server::Server;
 use actix_web::{App, HttpRequest, HttpResponse, http::header, web};
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use prometheus::TextEncoder;
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::{
     auth::constant_time_eq,
-    server::{self, Options},
+    server::{self, Options, Server},
     settings::{self, listen_address},
     state::Shared,
 };
@@ -18,29 +21,34 @@ use crate::{
 /// The metrics' server and where it listens; `None` if they are off.
 ///
 /// # Errors
-/// If it cannot listen.
+/// If it cannot listen, or may not listen where the inherited socket does.
 pub fn server(
     settings: &settings::Metrics,
     shared: &Arc<Shared>,
+    inherited: Option<TcpListener>,
 ) -> anyhow::Result<Option<(Server, SocketAddr)>> {
     if !settings.enabled {
         return Ok(None);
     }
     let timeouts = shared.server.timeouts.clone();
     let stall = Duration::from_secs(timeouts.write_stall_seconds);
-    let address = listen_address(&settings.host, settings.port).context("metrics.host")?;
-    let listener = server::bind(address, stall)
-        .with_context(|| format!("cannot listen on {address} (metrics.host, metrics.port)"))?;
-    let address = listener.local_addr()?;
-    let (_, closing) = tokio::sync::watch::channel(false);
-    let options = Options {
-        workers: 1,
-        connections: 64,
-        timeouts,
-        tls: None,
-        shutdown: Duration::from_secs(1),
-        closing,
+    let listener = match inherited {
+        Some(listener) => server::adopt(listener, stall).context("the inherited socket")?,
+        None => {
+            let address = listen_address(&settings.host, settings.port).context("metrics.host")?;
+            server::bind(address, stall, shared.server.reuse_port).with_context(|| {
+                format!("cannot listen on {address} (metrics.host, metrics.port)")
+            })?
+        }
     };
+    let address = listener.local_addr()?;
+    // Of metrics.host the settings were checked for this; the inherited socket may be any.
+    ensure!(
+        address.ip().is_loopback() || settings.token.is_some() || settings.allow_anonymous,
+        "the inherited socket for metrics ({address}) needs metrics.token, or metrics.allow_anonymous: true"
+    );
+    let (_, closing) = tokio::sync::watch::channel(false);
+    let options = Options { workers: 1, connections: 64, timeouts, tls: None, closing };
     let (token, shared) = (settings.token.clone(), shared.clone());
     let app = move || {
         App::new()
@@ -48,7 +56,7 @@ pub fn server(
             .app_data(web::Data::from(shared.clone()))
             .route("/metrics", web::get().to(metrics))
     };
-    Ok(Some((server::serve(listener, options, app)?, address)))
+    Ok(Some((server::serve(listener, options, app), address)))
 }
 
 async fn metrics(

@@ -1,6 +1,7 @@
 //! Typed settings, one struct a section. `settings/default.yaml` documents every key and its default;
 //! [`load`] merges defaults, file and environment, and [`check`] finds what cannot work together.
 
+mod changes;
 mod check;
 mod load;
 pub mod oauth;
@@ -15,6 +16,7 @@ use serde::{Deserialize, Deserializer, de};
 
 use crate::db::period::Period;
 
+pub use changes::Fingerprints;
 pub use check::surroundings;
 pub use load::{Need, Problem, Problems};
 
@@ -47,6 +49,9 @@ pub struct Settings {
     /// What was merged, with secrets masked: the answer of `settings show`.
     #[serde(skip)]
     pub masked: serde_json::Value,
+    /// What was merged, to be compared with what is read later.
+    #[serde(skip)]
+    pub fingerprints: Fingerprints,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -54,6 +59,8 @@ pub struct Settings {
 pub struct Server {
     pub host: String,
     pub port: u16,
+    /// Others may listen on the same address.
+    pub reuse_port: bool,
     pub public_url: Option<String>,
     /// HTTP worker threads; 0 = one per core.
     pub workers: usize,

@@ -3,7 +3,7 @@
 use std::{
     cell::Cell,
     future::Future,
-    net::SocketAddr,
+    net::{SocketAddr, TcpListener},
     rc::Rc,
     sync::{
         Arc,
@@ -13,7 +13,6 @@ use std::{
 };
 
 use actix::Addr;
-use actix_server::{Server, ServerHandle};
 use actix_service::ServiceFactory;
 use actix_web::{
     App,
@@ -48,10 +47,12 @@ use crate::{
     },
     health::{Checks, Health},
     jobs, metrics,
+    notify::Notifier,
     pricing::ledger,
     routes::{self, error, surface},
-    server,
+    server::{self, Running, Server},
     settings::{self, CacheBackend, Settings, Shutdown, listen_address},
+    sockets::Inherited,
     state::{Messages, Shared, Worker},
     telemetry::Metrics,
     tls,
@@ -78,6 +79,7 @@ pub struct Application {
     cut_calls: CancellationToken,
     closing: watch::Sender<bool>,
     grace: Shutdown,
+    notify: Notifier,
 }
 
 impl Application {
@@ -85,12 +87,21 @@ impl Application {
     ///
     /// # Errors
     /// Whatever keeps it from starting, with the setting to look at.
-    pub async fn build(mut settings: Settings) -> anyhow::Result<Self> {
-        let stall = Duration::from_secs(settings.server.timeouts.write_stall_seconds);
-        let address =
-            listen_address(&settings.server.host, settings.server.port).context("server.host")?;
-        let listener = server::bind(address, stall)
-            .with_context(|| format!("cannot listen on {address} (server.host, server.port)"))?;
+    pub async fn build(settings: Settings) -> anyhow::Result<Self> {
+        Self::build_under(settings, Inherited::default(), Notifier::default()).await
+    }
+
+    /// The same under a service manager: it listens on the sockets that it inherited, and tells how it is.
+    ///
+    /// # Errors
+    /// As [`Self::build`].
+    pub async fn build_under(
+        mut settings: Settings,
+        sockets: Inherited,
+        notify: Notifier,
+    ) -> anyhow::Result<Self> {
+        let inherited = sockets.service.is_some();
+        let listener = listener(&settings.server, sockets.service)?;
         let address = listener.local_addr()?;
         // A port that was picked is known from here on, also to those who are told the public URL.
         settings.server.port = address.port();
@@ -164,13 +175,12 @@ impl Application {
         let cut_calls = CancellationToken::new();
         let (closing, told) = watch::channel(false);
         let grace = settings.shutdown.clone();
-        let metrics_server = metrics::server(&settings.metrics, &shared)?;
+        let metrics_server = metrics::server(&settings.metrics, &shared, sockets.metrics)?;
         let options = server::Options {
             workers,
             connections: settings.server.limits.connections,
             timeouts: settings.server.timeouts.clone(),
             tls,
-            shutdown: longest(&grace),
             closing: told,
         };
         let http_metrics = PrometheusMetricsBuilder::new("http")
@@ -190,8 +200,8 @@ impl Application {
             cut_calls: cut_calls.clone(),
             workers_so_far: Arc::default(),
         };
-        let server = server::serve(listener, options, move || worker_app(&wiring))?;
-        tracing::info!(%address, region, workers, "listening");
+        let server = server::serve(listener, options, move || worker_app(&wiring));
+        tracing::info!(%address, inherited, region, workers, "listening");
         Ok(Self {
             address,
             metrics_address: metrics_server.as_ref().map(|(_, address)| *address),
@@ -202,6 +212,7 @@ impl Application {
             cut_calls,
             closing,
             grace,
+            notify,
         })
     }
 
@@ -231,10 +242,11 @@ impl Application {
         stop: impl Future<Output = ()>,
         hurry: impl Future<Output = ()>,
     ) -> anyhow::Result<usize> {
-        let handle = self.server.handle();
-        let mut serving = actix_rt::spawn(self.server);
-        let metrics_handle = self.metrics_server.as_ref().map(Server::handle);
-        let _metrics = self.metrics_server.map(actix_rt::spawn);
+        let mut server = self.server.start().await.context("the server")?;
+        let metrics_server = match self.metrics_server {
+            Some(server) => Some(server.start().await.context("the server of metrics")?),
+            None => None,
+        };
         let checking = actix_rt::spawn(self.shared.health.clone().keep_checking());
         let reviving = actix_rt::spawn(self.shared.actors.clone().keep_alive());
         let listening = {
@@ -242,12 +254,18 @@ impl Application {
             let now = || Moment { now: db::now(), generation: 0 };
             actix_rt::spawn(cache.listen(now, move |heard| actors.hear(heard)))
         };
+        let watching = actix_rt::spawn(keep_told(
+            self.notify.clone(),
+            self.shared.health.clone(),
+            self.address,
+        ));
         tokio::select! {
-            ended = &mut serving => { ended??; return Ok(0); }
+            ended = server.accepting() => { ended?; return Ok(0); }
             () = stop => {}
         }
         let began = Instant::now();
         tracing::info!("stopping");
+        self.notify.stopping();
         let shared = self.shared;
         shared.draining.store(true, SeqCst);
 
@@ -256,34 +274,37 @@ impl Application {
             () = tokio::time::sleep(Duration::from_secs(self.grace.pre_drain_seconds)) => false,
             () = &mut hurry => true,
         };
+        server.stop_accepting().await;
         shared.closing.store(true, SeqCst);
         self.closing.send_replace(true);
-        let stopping = actix_rt::spawn(handle.stop(true));
 
         let within = if hurried { Duration::ZERO } else { self.grace.jobs() };
         let jobs = shared.actors.summary.address();
-        let jobs_stop = actix_rt::spawn(async move { jobs.send(StopJobs { within }).await });
+        let jobs_stop = actix_rt::spawn(async move {
+            tokio::time::timeout(within + TAIL, jobs.send(StopJobs { within })).await
+        });
         let cut = if hurried {
             0
         } else {
-            let drain =
-                end_calls(&shared, &self.cut_calls, self.grace.calls(), self.grace.streams());
+            let (calls, streams) = (self.grace.calls(), self.grace.streams());
             tokio::select! {
-                cut = drain => cut,
+                cut = end_calls(&server, &shared, &self.cut_calls, calls, streams) => cut,
                 () = &mut hurry => { hurried = true; 0 }
             }
         };
         let cut = if hurried {
             tracing::warn!("told a second time: cutting what is left");
-            cut + end_calls(&shared, &self.cut_calls, Duration::ZERO, Duration::ZERO).await
+            let none = Duration::ZERO;
+            cut + end_calls(&server, &shared, &self.cut_calls, none, none).await
         } else {
             cut
         };
-        finish_server(&handle, stopping, &mut serving).await;
-        checking.abort();
-        reviving.abort();
-        listening.abort();
-        if let Ok(Ok(running @ 1..)) = jobs_stop.await {
+        // The last bytes of answers leave; then the workers end.
+        if tokio::time::timeout(HURRY, server.closed()).await.is_err() {
+            tracing::warn!("connections that would not close are dropped");
+        }
+        server.end().await;
+        if let Ok(Ok(Ok(running @ 1..))) = jobs_stop.await {
             tracing::warn!(running, "jobs are left half-way; they go on at the next start");
         }
 
@@ -301,8 +322,11 @@ impl Application {
                 journal.leave();
             }
         }
-        if let Some(handle) = metrics_handle {
-            handle.stop(false).await;
+        if let Some(metrics) = metrics_server {
+            metrics.end().await;
+        }
+        for task in [checking, reviving, listening, watching] {
+            task.abort();
         }
         self.threads.stop();
         shared.cache.close();
@@ -312,21 +336,40 @@ impl Application {
     }
 }
 
-/// Longer than any of the grace periods, so that the server's own limit never cuts first (REL-27).
-fn longest(grace: &Shutdown) -> Duration {
-    Duration::from_secs(grace.timeout_seconds.max(grace.streaming_timeout_seconds) + 10)
+/// The socket of the service: the inherited one, or one of its own.
+fn listener(
+    settings: &settings::Server,
+    inherited: Option<TcpListener>,
+) -> anyhow::Result<TcpListener> {
+    let stall = Duration::from_secs(settings.timeouts.write_stall_seconds);
+    if let Some(inherited) = inherited {
+        return server::adopt(inherited, stall).context("the inherited socket");
+    }
+    let address = listen_address(&settings.host, settings.port).context("server.host")?;
+    server::bind(address, stall, settings.reuse_port)
+        .with_context(|| format!("cannot listen on {address} (server.host, server.port)"))
 }
 
-/// Waits for calls and streams, each for their time, and cuts what is left. Answers how many were cut.
+/// Tells the service manager when the first look at all parts is done, and from then on that they live.
+async fn keep_told(notify: Notifier, health: Health, address: SocketAddr) {
+    health.looked().await;
+    notify.ready(&format!("serving on {address}"));
+    notify.keep_watch(|| health.actors_answer()).await;
+}
+
+/// Waits until every connection is closed, which each is after the answer that it waits for; calls and streams that outlast
+/// their time are cut. Answers how many were.
 async fn end_calls(
+    server: &Running,
     shared: &Arc<Shared>,
     cut_calls: &CancellationToken,
     calls: Duration,
     streams: Duration,
 ) -> usize {
-    let drain = shared.actors.streams.address().send(Drain { within: streams });
+    // Whether connections are still open when the time is over.
+    let outlast = async |within| tokio::time::timeout(within, server.closed()).await.is_err();
     let plain = async {
-        let left = shared.gate.plain_calls_end(calls).await;
+        let left = if outlast(calls).await { shared.gate.plain_calls() } else { 0 };
         cut_calls.cancel();
         if left > 0 {
             tracing::warn!(calls = left, "cutting calls: the service is stopping");
@@ -334,26 +377,22 @@ async fn end_calls(
         }
         left
     };
-    let (cut, left) = tokio::join!(drain, plain);
-    cut.unwrap_or(0) + left
-}
-
-/// The last bytes of answers leave; then the workers end.
-async fn finish_server(
-    handle: &ServerHandle,
-    stopping: actix_rt::task::JoinHandle<()>,
-    serving: &mut actix_rt::task::JoinHandle<std::io::Result<()>>,
-) {
-    if tokio::time::timeout(HURRY, stopping).await.is_err() {
-        tracing::warn!("connections that would not close are dropped");
-        drop(handle.stop(false));
-        serving.abort();
-    }
+    let live = async {
+        if !outlast(streams).await {
+            return 0;
+        }
+        let drain = Drain { within: Duration::ZERO };
+        shared.actors.streams.address().send(drain).await.unwrap_or(0)
+    };
+    let (left, cut) = tokio::join!(plain, live);
+    left + cut
 }
 
 /// Rows into the database. Answers how many calls are left to the journal.
 async fn flush(recorder: &Addr<UsageRecorder>, within: Duration) -> usize {
-    recorder.send(Flush { within }).await.unwrap_or(usize::MAX)
+    // Whatever keeps the actor from answering, it keeps nobody from ending.
+    let written = tokio::time::timeout(within + TAIL, recorder.send(Flush { within }));
+    written.await.map_or(usize::MAX, |left| left.unwrap_or(usize::MAX))
 }
 
 /// What is settled about people before anybody comes: who is an admin by the rule as it is now, and what the audit log

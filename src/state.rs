@@ -18,7 +18,7 @@ use uuid::Uuid;
 use crate::{
     actors::Actors,
     anthropic::{learned::Learned, models::Models, rules::Rules},
-    auth::{keys::Keys, providers::Provider, sign_in},
+    auth::{keys::Keys, policy::CurrentPolicy, providers::Provider, sign_in},
     bedrock::Bedrock,
     cache::TypedCache,
     db::Pool,
@@ -77,7 +77,7 @@ pub struct Offer {
 }
 
 impl SignIn {
-    fn new(settings: &Settings) -> Self {
+    fn new(settings: &Settings, policy: CurrentPolicy) -> Self {
         let enabled = settings.oauth.enabled().map(|(name, given)| Provider::new(name, given));
         let offer = |provider: Provider| Offer {
             name: provider.name,
@@ -86,7 +86,7 @@ impl SignIn {
         };
         let public_url = settings.server.public_url();
         Self {
-            rules: sign_in::Rules::new(settings),
+            rules: sign_in::Rules::new(settings, policy),
             offers: enabled.map(offer).collect(),
             secure: public_url.starts_with("https://"),
             public_url,
@@ -162,6 +162,7 @@ impl Shared {
             .chain(public)
             .map(|host| host.to_ascii_lowercase());
         let limits = Limits::new(&settings.rate_limits, cache.clone());
+        let sign_in = SignIn::new(settings, actors.policy.clone());
         Self {
             actors,
             pool,
@@ -172,7 +173,7 @@ impl Shared {
             journal,
             keys,
             jobs,
-            sign_in: SignIn::new(settings),
+            sign_in,
             api_keys: settings.api_keys.clone(),
             limits,
             notes: Notes::default(),
@@ -232,8 +233,8 @@ pub struct Gate {
     /// Those of `calls` whose answer streams: the StreamSupervisor waits for them.
     streams: AtomicUsize,
     bytes: AtomicUsize,
-    most_calls: usize,
-    most_bytes: usize,
+    most_calls: AtomicUsize,
+    most_bytes: AtomicUsize,
 }
 
 impl Gate {
@@ -242,14 +243,20 @@ impl Gate {
             calls: AtomicUsize::new(0),
             streams: AtomicUsize::new(0),
             bytes: AtomicUsize::new(0),
-            most_calls: limits.in_flight_requests,
-            most_bytes: limits.in_flight_bytes,
+            most_calls: AtomicUsize::new(limits.in_flight_requests),
+            most_bytes: AtomicUsize::new(limits.in_flight_bytes),
         }
+    }
+
+    /// Other caps from now on; what is in flight stays.
+    pub fn set(&self, limits: &settings::Limits) {
+        self.most_calls.store(limits.in_flight_requests, SeqCst);
+        self.most_bytes.store(limits.in_flight_bytes, SeqCst);
     }
 
     /// Counts more bytes, unless they were too many.
     fn hold(&self, more: usize) -> bool {
-        let fits = self.bytes.fetch_add(more, SeqCst) + more <= self.most_bytes;
+        let fits = self.bytes.fetch_add(more, SeqCst) + more <= self.most_bytes.load(SeqCst);
         if !fits {
             self.bytes.fetch_sub(more, SeqCst);
         }
@@ -264,7 +271,7 @@ impl Gate {
     /// Lets a call in; `None` if there are too many.
     pub fn enter(shared: &Arc<Shared>) -> Option<Admission> {
         let gate = &shared.gate;
-        if gate.calls.fetch_add(1, SeqCst) >= gate.most_calls {
+        if gate.calls.fetch_add(1, SeqCst) >= gate.most_calls.load(SeqCst) {
             gate.calls.fetch_sub(1, SeqCst);
             return None;
         }

@@ -9,7 +9,9 @@ use prometheus::{
     IntGaugeVec, Opts, Registry, core::Collector,
 };
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
-use tracing_subscriber::{EnvFilter, Layer, layer::SubscriberExt, util::SubscriberInitExt};
+use tracing_subscriber::{
+    EnvFilter, Layer, Registry as Subscriber, layer::SubscriberExt, reload, util::SubscriberInitExt,
+};
 
 pub use redact::looks_secret;
 
@@ -25,6 +27,7 @@ const LINES: usize = 16_384;
 pub struct LogGuard {
     _writer: WorkerGuard,
     dropped: ErrorCounter,
+    level: Level,
 }
 
 impl LogGuard {
@@ -32,6 +35,32 @@ impl LogGuard {
     pub fn counter(&self) -> ErrorCounter {
         self.dropped.clone()
     }
+
+    /// What changes the level of the log.
+    pub fn level(&self) -> Level {
+        self.level.clone()
+    }
+}
+
+/// The level of the log, to be changed while the service runs. The default is that of no log, and changes nothing.
+#[derive(Clone, Default)]
+pub struct Level(Option<reload::Handle<EnvFilter, Subscriber>>);
+
+impl Level {
+    /// # Errors
+    /// That `level` is no filter.
+    pub fn set(&self, level: &str) -> anyhow::Result<()> {
+        if let Some(handle) = &self.0 {
+            handle.reload(filter(level)?)?;
+        }
+        Ok(())
+    }
+}
+
+/// A stream that is cut ends in an error on purpose, which the server would log as its own failure; the HTTP metrics
+/// warn, for each request, that a pattern such as `{model_id:.*}` stays as it is.
+fn filter(level: &str) -> anyhow::Result<EnvFilter> {
+    Ok(format!("actix_http::h1=off,actix_web_prom=error,{level}").parse()?)
 }
 
 /// Starts logging to standard output. A second call in one process changes nothing.
@@ -45,10 +74,7 @@ pub fn init(settings: &Logging) -> anyhow::Result<LogGuard> {
         .finish(std::io::stdout());
     let dropped = writer.error_counter();
     let redacting = redact::Redacting::new(writer);
-    // A stream that is cut ends in an error on purpose, which the server would log as its own failure; the HTTP
-    // metrics warn, for each request, that a pattern such as `{model_id:.*}` stays as it is.
-    let filter: EnvFilter =
-        format!("actix_http::h1=off,actix_web_prom=error,{}", settings.level).parse()?;
+    let (filter, handle) = reload::Layer::new(filter(&settings.level)?);
     let json =
         settings.format.map_or_else(|| !std::io::stdout().is_terminal(), |f| f == LogFormat::Json);
     let layer = if json {
@@ -66,7 +92,7 @@ pub fn init(settings: &Logging) -> anyhow::Result<LogGuard> {
             .boxed()
     };
     let _already_set = tracing_subscriber::registry().with(layer.with_filter(filter)).try_init();
-    Ok(LogGuard { _writer: guard, dropped })
+    Ok(LogGuard { _writer: guard, dropped, level: Level(Some(handle)) })
 }
 
 /// The metrics of one application, besides those of the HTTP middleware. Cloning shares them.

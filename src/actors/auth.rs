@@ -27,8 +27,10 @@ use super::{
 };
 use crate::{
     auth::{
-        self, AdminRule, AuthError, Checked, Credential, CredentialDigest, CredentialId, Identity,
-        ReDigest, Refusal, keys::Keys,
+        self, AuthError, Checked, Credential, CredentialDigest, CredentialId, Identity, ReDigest,
+        Refusal,
+        keys::Keys,
+        policy::{CurrentPolicy, Policy},
     },
     cache::{Moment, News, TypedCache},
     db::{
@@ -164,13 +166,18 @@ struct Loaded {
     /// Whether the database was asked. What comes from the cache holds for as long as the database confirms its epoch.
     afresh: bool,
 }
+/// From now on others may come in and be admins. Answers when everything that was known by the rules before is forgotten.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Adopt(pub Policy);
 
 pub struct AuthActor {
     pool: Pool,
     /// What other instances checked, too.
     cache: TypedCache,
     keys: Arc<Keys>,
-    admins: AdminRule,
+    /// Only this actor changes it.
+    policy: CurrentPolicy,
     known: Arc<Known>,
     streams: Place<StreamSupervisor>,
     /// The supervisor of streams is still to be told that access was taken away.
@@ -194,7 +201,7 @@ impl AuthActor {
         pool: Pool,
         cache: TypedCache,
         keys: Arc<Keys>,
-        admins: AdminRule,
+        policy: CurrentPolicy,
         known: Arc<Known>,
         streams: Place<StreamSupervisor>,
         tidy_every: Duration,
@@ -204,7 +211,7 @@ impl AuthActor {
             pool,
             cache,
             keys,
-            admins,
+            policy,
             known,
             streams,
             untold: false,
@@ -223,11 +230,11 @@ impl AuthActor {
             return load.clone();
         }
         let (pool, keys, given) = (self.pool.clone(), self.keys.clone(), given.clone());
-        let (admins, cache) = (self.admins.clone(), self.cache.clone());
+        let (policy, cache) = (self.policy.load_full(), self.cache.clone());
         let generation = self.cached_from(&given);
         let load = async move {
             let now = db::now();
-            let ask = || auth::authenticate(&pool, &keys, &admins, &given, now);
+            let ask = || auth::authenticate(&pool, &keys, &policy.admins, &given, now);
             let asked = Cell::new(false);
             if let Some(generation) = generation {
                 let load = async {
@@ -235,7 +242,9 @@ impl AuthActor {
                     ask().await.map(Some)
                 };
                 let at = Moment { now, generation };
-                let found = cache.get_or_load::<Checked, _>(digest, at, load).await;
+                // Who is an admin is part of it, and other instances may go by another rule, as this one did before.
+                let id = [digest, policy.admins.fingerprint()].concat();
+                let found = cache.get_or_load::<Checked, _>(id, at, load).await;
                 let found = found.map_err(|error| AuthError::clone(&error))?;
                 // One that has ended may have been prolonged: the database knows.
                 let holds = |checked: &Checked| checked.identity.ends.is_none_or(|end| end > now);
@@ -419,6 +428,16 @@ impl Handler<Used> for AuthActor {
     }
 }
 
+impl Handler<Adopt> for AuthActor {
+    type Result = ();
+
+    fn handle(&mut self, Adopt(policy): Adopt, _: &mut Self::Context) {
+        self.policy.store(Arc::new(policy));
+        self.forget_all();
+        self.untold = true; // the next look at the database tells the supervisor of streams
+    }
+}
+
 impl Handler<Revalidate> for AuthActor {
     type Result = ResponseActFuture<Self, Result<(), Arc<DbError>>>;
 
@@ -462,7 +481,7 @@ mod tests {
         let known = Arc::new(Known::new(&settings.cache, &settings.auth));
         let keys = Arc::new(Keys::new(&settings).unwrap());
         let pool = Pool::open(&settings.database).unwrap();
-        let admins = AdminRule::new(&settings.admin, &settings.oauth);
+        let policy = Policy::current(&settings);
         let tidy_every = Duration::from_secs(settings.cache.cleanup_interval);
         let metrics = Metrics::new().unwrap();
         let gauge = metrics.live_streams.clone();
@@ -472,7 +491,7 @@ mod tests {
         let streams = Place::start(actix::Arbiter::new().handle(), move || {
             StreamSupervisor::new(supervised.clone(), shared.clone(), "here".into(), gauge.clone())
         });
-        AuthActor::new(pool, cache, keys, admins, known, streams, tidy_every, metrics)
+        AuthActor::new(pool, cache, keys, policy, known, streams, tidy_every, metrics)
     }
 
     fn loaded(ends: Option<Timestamp>, afresh: bool) -> Result<Arc<Loaded>, AuthError> {

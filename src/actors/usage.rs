@@ -57,6 +57,11 @@ pub struct Flush {
     pub within: Duration,
 }
 
+/// Whatever is known of prices may be outdated: the next batch reads them.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct ForgetPrices;
+
 pub struct UsageRecorder {
     journal: Option<Arc<Directory>>,
     batch_size: usize,
@@ -463,6 +468,14 @@ impl Handler<Record> for UsageRecorder {
             self.write(context, false);
         }
         self.spill();
+    }
+}
+
+impl Handler<ForgetPrices> for UsageRecorder {
+    type Result = ();
+
+    fn handle(&mut self, _: ForgetPrices, _: &mut Self::Context) {
+        self.writer.prices.store(Arc::default());
     }
 }
 

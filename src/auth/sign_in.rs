@@ -7,11 +7,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::{
-    AdminRule, constant_time_eq,
-    email::AllowedDomains,
-    jwt,
+    constant_time_eq, jwt,
     keys::Keys,
     oauth::profile::Profile,
+    policy::{CurrentPolicy, Policy},
     random::{self, RefreshText, SessionText},
     seal::Sealer,
 };
@@ -82,8 +81,7 @@ impl Pending {
 
 /// Who may come in, and for how long.
 pub struct Rules {
-    pub admins: AdminRule,
-    pub domains: AllowedDomains,
+    policy: CurrentPolicy,
     session_max: TimeDelta,
     recheck: Option<TimeDelta>,
     family: TimeDelta,
@@ -134,12 +132,11 @@ pub enum Refreshed {
 }
 
 impl Rules {
-    pub fn new(settings: &settings::Settings) -> Self {
+    pub fn new(settings: &settings::Settings, policy: CurrentPolicy) -> Self {
         let seconds = |seconds: u32| TimeDelta::seconds(i64::from(seconds));
         let (auth, jwt) = (&settings.auth, &settings.jwt);
         Self {
-            admins: AdminRule::new(&settings.admin, &settings.oauth),
-            domains: AllowedDomains::new(&auth.allowed_email_domains),
+            policy,
             session_max: seconds(auth.session_max_seconds),
             recheck: (auth.recheck_seconds > 0).then(|| seconds(auth.recheck_seconds)),
             family: seconds(jwt.refresh_token_ttl),
@@ -156,14 +153,14 @@ impl Rules {
     }
 
     /// SEC-36, 37: an address counts when it is verified, and is needed where a rule looks at it.
-    fn admit(&self, email: Option<&str>, verified: bool) -> Result<(), NotAdmitted> {
-        if self.domains.any() {
+    fn admit(policy: &Policy, email: Option<&str>, verified: bool) -> Result<(), NotAdmitted> {
+        if policy.domains.any() {
             return Ok(());
         }
         match email {
             None => Err(NotAdmitted::NoEmail),
             Some(_) if !verified => Err(NotAdmitted::EmailNotVerified),
-            Some(email) if !self.domains.admit(email) => Err(NotAdmitted::Domain),
+            Some(email) if !policy.domains.admit(email) => Err(NotAdmitted::Domain),
             Some(_) => Ok(()),
         }
     }
@@ -184,14 +181,15 @@ impl Rules {
         origin: &Origin,
     ) -> Result<(UserRecord, SessionText), NotAdmitted> {
         let (email, verified) = (profile.email.as_deref(), profile.email_verified);
-        self.admit(email, verified)?;
+        let policy = self.policy.load_full();
+        Self::admit(&policy, email, verified)?;
         let described = Described {
             provider,
             subject: &profile.subject,
             email,
             email_verified: verified,
             display_name: profile.display_name.as_deref(),
-            admin: self.admins.admits(provider, email, verified),
+            admin: policy.admins.admits(provider, email, verified),
         };
         let text = SessionText::generate();
         let (id, digest) = (uuid::Uuid::new_v4().to_string(), keys.sessions.digest(text.as_str()));
@@ -271,13 +269,14 @@ impl Rules {
         let successor = RefreshText::generate();
         let digest = keys.refresh.digest(successor.as_str());
         let given = keys.refresh.digests(given.as_str());
+        let policy = self.policy.load_full();
         let rule = |user: &UserRecord| {
             // People that an operator made have no provider whose rule they could break.
             if user.provider != settings::LOCAL_PROVIDER {
-                let admitted = self.admit(user.email.as_deref(), user.email_verified);
+                let admitted = Self::admit(&policy, user.email.as_deref(), user.email_verified);
                 admitted.map_err(|refused| refused.as_str())?;
             }
-            Ok(self.admins.admits_user(user))
+            Ok(policy.admins.admits_user(user))
         };
         let outcome =
             RefreshTokenData::refresh(conn, &given, &digest, self.lives, rule, now, origin).await?;

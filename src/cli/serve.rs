@@ -1,22 +1,36 @@
 //! `bedrock_proxy serve`
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::Notify,
 };
 
-use crate::{settings::Settings, startup::Application, telemetry::LogGuard};
+use crate::{
+    notify::Notifier,
+    reload::Reloader,
+    settings::{Need, Settings},
+    sockets::Inherited,
+    startup::Application,
+    telemetry::LogGuard,
+};
 
-/// Serves until SIGTERM or SIGINT; a second one makes haste.
+/// Serves until SIGTERM or SIGINT; a second one makes haste. SIGHUP reads the settings anew, from `file` as at the start.
 ///
 /// # Errors
 /// Whatever keeps it from starting or running.
-pub async fn run(settings: Settings, log: &LogGuard) -> anyhow::Result<()> {
+pub async fn run(settings: Settings, file: Option<&Path>, log: &LogGuard) -> anyhow::Result<()> {
     let (stop, hurry) = signals()?;
+    let mut hang_up = signal(SignalKind::hangup())?;
     let mut stop = std::pin::pin!(stop);
-    let mut building = Box::pin(Application::build(settings));
+    let (sockets, notify) = (Inherited::from_environment()?, Notifier::from_environment());
+    let mut building =
+        Box::pin(Application::build_under(settings.clone(), sockets, notify.clone()));
     let application = tokio::select! {
         built = &mut building => built?,
         () = &mut stop => {
@@ -26,6 +40,13 @@ pub async fn run(settings: Settings, log: &LogGuard) -> anyhow::Result<()> {
         }
     };
     let shared = application.shared();
+    let file = file.map(PathBuf::from);
+    let load = Box::new(move || Settings::load(file.as_deref(), Need::Service));
+    let reloader = Reloader::new(&settings, shared.clone(), log.level(), load);
+    let asked = async move || {
+        hang_up.recv().await;
+    };
+    actix_rt::spawn(reloader.keep_reloading(asked, notify));
     let dropped = log.counter();
     actix_rt::spawn(async move {
         loop {

@@ -11,7 +11,7 @@ use secrecy::ExposeSecret;
 use serde_json::{Map, Value};
 use serde_path_to_error::Segment;
 
-use super::{Database, Settings, check};
+use super::{Database, Fingerprints, Settings, check};
 
 /// `settings/default.yaml`, compiled in: the defaults, and the list of known keys.
 pub const DEFAULTS: &str = include_str!("../../settings/default.yaml");
@@ -111,10 +111,11 @@ impl Settings {
         apply_environment(&mut tree, &defaults, environment, &mut problems);
         read_secret_files(&mut tree, &defaults, &mut problems);
         remove_unknown(&mut tree, &defaults, "", &mut problems);
-        let masked = mask(tree.clone());
+        let (masked, fingerprints) = (mask(tree.clone()), Fingerprints::of(&tree));
         let mut settings = typed(tree, &defaults, &mut problems);
         if let Some(settings) = &mut settings {
             settings.masked = masked;
+            settings.fingerprints = fingerprints;
             problems.extend(check::check(settings, need));
         }
         match settings {

@@ -156,10 +156,7 @@ impl TestServerBuilder {
         let folder = tempfile::tempdir()?;
         let simulator = Simulator::start(self.simulator.clone()).await?;
         let database = match self.backend {
-            Backend::Sqlite => Database {
-                url: format!("sqlite://{}/data/test.db", folder.path().display()),
-                drop: None,
-            },
+            Backend::Sqlite => Database::on_sqlite(folder.path()),
             Backend::Postgres => Database::on_postgres().await,
         };
         if self.tls {
@@ -251,6 +248,10 @@ pub struct Database {
 }
 
 impl Database {
+    pub fn on_sqlite(folder: &std::path::Path) -> Self {
+        Self { url: format!("sqlite://{}/data/test.db", folder.display()), drop: None }
+    }
+
     pub async fn on_postgres() -> Self {
         let server = std::env::var("TEST_DATABASE_URL")
             .expect("TEST_DATABASE_URL names a Postgres server; `make test` finds or starts one");
@@ -662,8 +663,21 @@ impl Request {
     /// As [`Self::send`], for a service that may be gone. Over plain HTTP it reads the connection itself: awc would take
     /// a connection that is closed in the middle of a body for the body's end.
     pub async fn try_send(self) -> Option<Reply> {
-        let (host, path) =
-            self.url.strip_prefix("http://").expect("plain HTTP").split_once('/').expect("a path");
+        let mut connection = TcpStream::connect(self.host()).await.ok()?;
+        self.send_on(&mut connection).await
+    }
+
+    pub fn host(&self) -> &str {
+        self.split().0
+    }
+
+    fn split(&self) -> (&str, &str) {
+        self.url.strip_prefix("http://").expect("plain HTTP").split_once('/').expect("a path")
+    }
+
+    /// Sends it on a connection and reads the answer. `None` = none came.
+    pub async fn send_on(&self, connection: &mut TcpStream) -> Option<Reply> {
+        let (host, path) = self.split();
         let mut head = format!("{} /{path} HTTP/1.1\r\nhost: {host}\r\n", self.method);
         if !self.headers.iter().any(|(name, _)| name == "connection") {
             head.push_str("connection: close\r\n");
@@ -675,7 +689,6 @@ impl Request {
             head.push_str(&format!("content-length: {}\r\n", self.body.len()));
         }
         head.push_str("\r\n");
-        let mut connection = TcpStream::connect(host).await.ok()?;
         connection.write_all(&[head.as_bytes(), &self.body].concat()).await.ok()?;
         let mut answer = Vec::new();
         let mut piece = vec![0; 1 << 16];

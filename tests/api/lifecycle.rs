@@ -2,6 +2,8 @@
 
 use std::{
     io::{BufRead, BufReader},
+    net::TcpListener,
+    os::fd::OwnedFd,
     process::{Child, Command, Stdio},
     sync::{Arc, Mutex},
     time::{Duration, Instant},
@@ -9,6 +11,7 @@ use std::{
 
 use bedrock_sso_proxy::simulator::{Simulator, SimulatorConfig};
 use serde_json::{Value, json};
+use tokio::{io::AsyncReadExt, net::TcpStream};
 
 use crate::helpers::{
     ADMIN, MODEL, PERSON, Reply, Request, TestServerBuilder, command, environment, eventually,
@@ -37,14 +40,20 @@ impl Process {
         let folder = tempfile::tempdir().unwrap();
         let simulator = Simulator::start(SimulatorConfig::default()).await.unwrap();
         let database = format!("sqlite://{}/data/test.db", folder.path().display());
-        let mut environment = environment(&database, folder.path(), &simulator);
-        environment.retain(|(name, _)| name != "BEDROCK_LOGGING__LEVEL");
-        environment.push(("BEDROCK_LOGGING__FORMAT".into(), "json".into()));
+        let mut environment = logging_environment(&database, folder.path(), &simulator);
         environment
             .extend(more.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
         let log = Arc::default();
         let (child, url) = serve(&environment, &log);
         Self { child, url, environment, simulator, folder, log }
+    }
+
+    /// Stops it, and starts it on the same files with another environment; by `program`, if that is not the binary.
+    pub async fn start_again(&mut self, environment: Vec<(String, String)>, program: Command) {
+        self.signal("-TERM");
+        assert_eq!(self.ended(Duration::from_secs(10)).await, Some(0));
+        self.environment = environment;
+        (self.child, self.url) = serve_by(program, &self.environment, &self.log);
     }
 
     /// What it has logged so far.
@@ -106,15 +115,55 @@ impl Drop for Process {
     }
 }
 
-/// Starts the binary and reads from its log where it listens.
+/// The environment of a real process, which logs JSON.
+pub fn logging_environment(
+    database: &str,
+    folder: &std::path::Path,
+    simulator: &Simulator,
+) -> Vec<(String, String)> {
+    let mut environment = environment(database, folder, simulator);
+    environment.retain(|(name, _)| name != "BEDROCK_LOGGING__LEVEL");
+    environment.push(("BEDROCK_LOGGING__FORMAT".into(), "json".into()));
+    environment
+}
+
+/// The binary, told to serve.
+pub fn binary() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_bedrock_proxy"));
+    command.arg("serve").stdin(Stdio::null()).stderr(Stdio::inherit());
+    command
+}
+
+/// The same with inherited sockets; one for metrics, if given, is called so.
+pub fn heir(service: &TcpListener, metrics: Option<&TcpListener>) -> Command {
+    let given = |listener: &TcpListener| Stdio::from(OwnedFd::from(listener.try_clone().unwrap()));
+    let (count, also) = match metrics {
+        Some(_) => (2, "4<&2 2>/dev/null"),
+        None => (1, ""),
+    };
+    let script = format!(
+        "exec 3<&0 </dev/null {also}; export LISTEN_FDS={count} LISTEN_PID=$$ LISTEN_FDNAMES=http:metrics; exec \"$0\" serve"
+    );
+    let mut command = Command::new("/bin/sh");
+    command.args(["-c", &script, env!("CARGO_BIN_EXE_bedrock_proxy")]);
+    command.stdin(given(service)).stderr(metrics.map_or_else(Stdio::inherit, given));
+    command
+}
+
 fn serve(environment: &[(String, String)], log: &Arc<Mutex<Vec<u8>>>) -> (Child, String) {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_bedrock_proxy"))
-        .arg("serve")
+    serve_by(binary(), environment, log)
+}
+
+/// Starts the binary and reads from its log where it listens.
+pub fn serve_by(
+    mut program: Command,
+    environment: &[(String, String)],
+    log: &Arc<Mutex<Vec<u8>>>,
+) -> (Child, String) {
+    let mut child = program
         .env_clear()
         .envs(environment.iter().cloned())
-        .stdin(Stdio::null())
         .stdout(Stdio::piped())
-        .stderr(Stdio::inherit())
         .spawn()
         .unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
@@ -283,6 +332,34 @@ async fn a_process_without_calls_stops_at_once() {
     process.signal("-TERM");
 
     assert_eq!(process.ended(Duration::from_secs(4)).await, Some(0));
+}
+
+#[actix_web::test]
+async fn a_request_on_its_way_over_an_idle_connection_is_answered_while_it_stops() {
+    let mut app = spawn_app().await;
+    let key = app.create_key(PERSON).await;
+    let call = || {
+        let call = app.call(MODEL, "invoke", &message("hi")).bearer(&key);
+        call.header("connection", "keep-alive")
+    };
+    let (first, second, third) = (call(), call(), call());
+    let mut idle = TcpStream::connect(first.host()).await.unwrap();
+    let mut kept = TcpStream::connect(first.host()).await.unwrap();
+    let before = first.send_on(&mut kept).await.unwrap();
+    assert_eq!((before.status.as_u16(), before.header("connection")), (200, None));
+
+    app.begin_stop();
+    let refused = eventually(Duration::from_secs(5), || async {
+        TcpStream::connect(first.host()).await.is_err()
+    });
+    assert!(refused.await, "it accepts no more");
+    let (kept_on, fresh) = tokio::join!(second.send_on(&mut kept), third.send_on(&mut idle));
+
+    for reply in [kept_on.unwrap(), fresh.unwrap()] {
+        assert_eq!((reply.status.as_u16(), reply.header("connection")), (200, Some("close")));
+    }
+    assert_eq!(kept.read(&mut [0]).await.unwrap(), 0, "it is closed");
+    assert_eq!(app.stopped().await, 0);
 }
 
 #[actix_web::test]
