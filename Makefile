@@ -14,8 +14,8 @@ test:    ## Run all tests; finds or starts the servers they need
 
 soak:    ## Run the long trials: 200 kills, 20 restarts under 500 streams, 500 revocations, calls without a database, races
 	SOAK_KILLS=200 SOAK_AWAY_CALLS=25000 SOAK_ROUNDS=100 SOAK_REVOCATIONS=500 ROLLING_RESTARTS=20 ROLLING_STREAMS=500 \
-		scripts/test --test api -- --nocapture --test-threads 1 kills:: rolling:: faults::with_the_database_away \
-		lifecycle::fifty of_fifty_ summaries::writers instances::what_one
+		SOAK_OPENAPI_EXAMPLES=100 scripts/test --test api -- --nocapture --test-threads 1 kills:: rolling:: openapi:: \
+		faults::with_the_database_away lifecycle::fifty of_fifty_ summaries::writers instances::what_one
 
 lint:    ## Check formatting, lints and dependencies
 	cargo fmt --all --check

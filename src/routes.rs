@@ -24,7 +24,7 @@ use paperclip::actix::web;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
     Public,
-    /// Public while `server.docs` is true, else any credential.
+    /// Public while `server.docs` is true, else for any credential or session.
     Docs,
     /// Whoever brings a code or token that is good for it; a signed-in browser may ask, too.
     Code,
@@ -99,6 +99,7 @@ pub const ROUTES: &[(&str, &str, Access)] = &[
     ("GET", "/health/ready", Access::Public),
     ("HEAD", "/health/ready", Access::Public),
     ("GET", "/robots.txt", Access::Public),
+    ("GET", "/docs", Access::Docs),
     ("GET", "/openapi.json", Access::Docs),
     ("GET", "/openapi.yaml", Access::Docs),
     ("GET", "/auth/providers", Access::Public),
@@ -195,6 +196,7 @@ pub fn configure(config: &mut web::ServiceConfig) {
                 .route(web::head().to(health::ready)),
         )
         .service(web::resource("/robots.txt").route(web::get().to(docs::robots)))
+        .service(web::resource("/docs").route(web::get().to(docs::page)))
         .service(web::resource("/openapi.json").route(web::get().to(docs::json)))
         .service(web::resource("/openapi.yaml").route(web::get().to(docs::yaml)))
         .service(web::resource("/auth/providers").route(web::get().to(auth::providers)))

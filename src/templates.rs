@@ -138,6 +138,11 @@ impl Shell {
     }
 }
 
+/// `/docs`: the API, to read and to try.
+#[derive(Template)]
+#[template(path = "docs.html")]
+pub struct DocsPage;
+
 /// `/device`: type a code, then decide.
 #[derive(Template)]
 #[template(path = "device.html")]

@@ -1,12 +1,14 @@
 # shellcheck shell=bash
-# Pythons of the tests' own, each with the client SDKs of a file in tests/clients. Made once, and again
-# when that file changes. Two versions of one SDK need two.
+# Pythons of the tests' own, each with the packages of a file: the client SDKs of tests/clients, of which two versions
+# need two, and what tries the service by its OpenAPI document. Made once, and again when that file changes.
 
 provide_python() {
   export TEST_PYTHON=$PWD/target/test-venv/bin/python
   export TEST_PYTHON_0X=$PWD/target/test-venv-0x/bin/python
+  export TEST_PYTHON_OPENAPI=$PWD/target/test-venv-openapi/bin/python
   provide_environment target/test-venv tests/clients/requirements.txt
   provide_environment target/test-venv-0x tests/clients/requirements-0x.txt
+  provide_environment target/test-venv-openapi tests/openapi/requirements.txt
 }
 
 # provide_environment FOLDER REQUIREMENTS
@@ -20,7 +22,7 @@ provide_environment() {
     install_packages 'Python 3.10 or later with its venv module' python3-venv
     python=$(find_python) || die 'this system has no Python 3.10 or later; please install one'
   }
-  say "installing the client SDKs into $1"
+  say "installing what $wanted lists into $1"
   rm -rf "$folder"
   mkdir -p "$(dirname "$folder")"
   "$python" -m venv "$folder"

@@ -170,6 +170,13 @@ impl ApiError {
         error
     }
 
+    /// A method that the path does not take; `pattern` is the router's, if there is such a path.
+    pub fn method_not_allowed(pattern: Option<String>) -> Self {
+        let mut error = Self::new(Code::MethodNotAllowed, "This path does not take this method.");
+        error.telling.allow = super::methods_of(&pattern.unwrap_or_default());
+        error
+    }
+
     /// The status that the client of a dialect is given.
     pub fn status(&self, dialect: Dialect) -> u16 {
         match dialect {
@@ -242,7 +249,8 @@ impl ApiError {
         text
     }
 
-    fn body(&self) -> serde_json::Value {
+    /// The body in which its dialect tells it.
+    pub(super) fn body(&self) -> serde_json::Value {
         match self.telling.dialect {
             Dialect::Bedrock => json!({ "message": self.message }),
             Dialect::Anthropic => json!({

@@ -298,7 +298,7 @@ fn check_head(request: &HttpRequest, worker: &Worker, inference: bool) -> Result
         return Err(ApiError::new(Code::HeadersTooLarge, "The headers are too large."));
     }
     if matches!(*request.method(), Method::CONNECT | Method::TRACE) {
-        return Err(ApiError::new(Code::MethodNotAllowed, "This method is not served."));
+        return Err(ApiError::method_not_allowed(request.match_pattern()));
     }
     let mut hosts = request.headers().get_all(header::HOST);
     let host = hosts.next().and_then(|value| value.to_str().ok()).filter(|host| is_host(host));

@@ -15,21 +15,27 @@ pub struct Asset {
 }
 
 macro_rules! assets {
-    ($($name:literal as $kind:literal,)*) => {
+    ($($path:literal as $kind:literal,)*) => {
         static ASSETS: LazyLock<Vec<Asset>> = LazyLock::new(|| {
-            vec![$(Asset::new($name, $kind, include_bytes!(concat!("../../static/", $name))),)*]
+            vec![$(Asset::new($path, $kind, include_bytes!(concat!("../../static/", $path))),)*]
         });
     };
 }
 assets! {
     "app.css" as "text/css; charset=utf-8",
     "app.js" as "text/javascript; charset=utf-8",
+    "docs.css" as "text/css; charset=utf-8",
+    "docs.js" as "text/javascript; charset=utf-8",
     "follow.js" as "text/javascript; charset=utf-8",
     "icon.svg" as "image/svg+xml",
+    // Others' work, as it is published; swagger-ui/README.md says of what.
+    "swagger-ui/swagger-ui-bundle.js" as "text/javascript; charset=utf-8",
+    "swagger-ui/swagger-ui.css" as "text/css; charset=utf-8",
 }
 
 impl Asset {
-    fn new(name: &'static str, kind: &'static str, content: &'static [u8]) -> Self {
+    fn new(path: &'static str, kind: &'static str, content: &'static [u8]) -> Self {
+        let name = path.rsplit('/').next().unwrap_or(path);
         let tag = digest::digest(&digest::SHA256, content);
         let tag = hex::encode(&tag.as_ref()[..8]);
         let (stem, extension) = name.split_once('.').unwrap_or((name, ""));

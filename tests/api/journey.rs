@@ -126,3 +126,8 @@ async fn a_person_points_tools_here_and_tests_the_way() {
 async fn usage_is_narrowed_paged_through_and_taken_away() {
     passes("usage", 3).await;
 }
+
+#[actix_web::test]
+async fn the_api_is_read_and_tried_in_a_browser() {
+    passes("docs", 4).await;
+}

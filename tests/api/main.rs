@@ -36,6 +36,7 @@ mod limits;
 mod matrix;
 mod messages;
 mod money;
+mod openapi;
 mod people;
 mod plans;
 mod races;

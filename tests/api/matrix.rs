@@ -199,7 +199,7 @@ impl Cell {
         let admin = matches!(credential, C::AdminCookie | C::AdminJwt);
         match self.access {
             Access::Public | Access::PublicPage => self.let_in,
-            Access::Docs if docs || token || key => 200,
+            Access::Docs if docs || cookie || token || key => 200,
             Access::Caller if token || key => 200,
             Access::Reader if cookie || token || key => 200,
             Access::Person if cookie || token => self.let_in,

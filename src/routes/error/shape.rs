@@ -103,11 +103,7 @@ pub async fn in_shape(
             })
         }
         None if status == StatusCode::METHOD_NOT_ALLOWED && is_empty(&response) => {
-            let pattern = response.request().match_pattern().unwrap_or_default();
-            let mut error =
-                ApiError::new(Code::MethodNotAllowed, "This path does not take this method.");
-            error.telling.allow = crate::routes::methods_of(&pattern);
-            Some(error)
+            Some(ApiError::method_not_allowed(response.request().match_pattern()))
         }
         None => None,
     };

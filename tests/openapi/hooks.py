@@ -1,0 +1,75 @@
+"""What schemathesis has to know besides the document: rules between two parameters, which OpenAPI cannot say, and whom
+to leave alone."""
+
+from __future__ import annotations
+
+import os
+from datetime import date, datetime, timezone
+from typing import Any
+
+import schemathesis
+from hypothesis import strategies as st
+from schemathesis import GenerationMode
+
+# People and sessions that the run itself lives on: nobody disables them or ends their sessions.
+OWN_IDS = set(os.environ["OPENAPI_OWN_IDS"].split(","))
+
+MOMENTS = st.datetimes(datetime(2000, 1, 1), datetime(2199, 12, 31), timezones=st.just(timezone.utc))
+DAYS = st.dates(date(2000, 1, 1), date(2199, 12, 31))
+schemathesis.openapi.format(
+    "date-or-time",
+    st.one_of(DAYS.map(date.isoformat), MOMENTS.map(lambda time: time.isoformat().replace("+00:00", "Z"))),
+)
+
+PRICES = st.integers(0, 10**9).map(lambda nano: f"{nano / 10**9:.9f}")
+MODELS = st.text("abcdefghijklmnopqrstuvwxyz0123456789.-", min_size=1, max_size=40).map(lambda text: "a" + text)
+LINES = st.lists(st.tuples(st.sampled_from(["*", "us-east-1"]), MODELS, PRICES, PRICES), min_size=1, max_size=5, unique_by=lambda line: line[:2])
+schemathesis.openapi.format(
+    "prices",
+    LINES.map(lambda lines: "\n".join(["region,model_id,input_per_1k,output_per_1k", *map(",".join, lines)])),
+)
+
+
+def is_positive(case: schemathesis.Case) -> bool:
+    return case.meta is None or case.meta.generation.mode == GenerationMode.POSITIVE
+
+
+@schemathesis.hook
+def map_case(context: schemathesis.HookContext, case: schemathesis.Case) -> schemathesis.Case:
+    if is_positive(case):
+        if case.query:
+            fit(case.query)
+        if isinstance(case.body, dict) and case.operation.path.startswith("/api/admin/costs"):
+            fit_price(case.body)
+        if isinstance(case.body, dict) and case.body.get("expires_in_days", 0) is None:
+            del case.body["expires_in_days"]  # for ever is not allowed here (api_keys.max_expiry_days)
+    return case
+
+
+def fit(query: dict[str, Any]) -> None:
+    """Parameters that do not go together, and two that have an order."""
+    query.pop("cursor", None)  # only a `next_cursor` is one
+    for name in ("after_id", "before_id"):
+        query.pop(name, None)  # only an id of the list is one
+    if "format" in query:
+        for name in ("limit", "offset"):
+            query.pop(name, None)  # a file has no pages
+    if "outcome" in query:
+        query.pop("success_only", None)
+    if "start_date" in query and "end_date" in query:
+        query["start_date"], query["end_date"] = sorted((query["start_date"], query["end_date"]))
+
+
+def fit_price(body: dict[str, Any]) -> None:
+    """One of the five is needed, and the two for long prompts come together, over an input price above 0."""
+    for name in ("input_long_cost_per_1k_tokens", "output_long_cost_per_1k_tokens"):
+        body.pop(name, None)
+    body.setdefault("input_cost_per_1k_tokens", "0.003")
+    if body["input_cost_per_1k_tokens"] is None:
+        body["input_cost_per_1k_tokens"] = "0.003"
+
+
+@schemathesis.hook
+def filter_case(context: schemathesis.HookContext, case: schemathesis.Case) -> bool:
+    named = case.path_parameters or {}
+    return not OWN_IDS & {str(value) for value in named.values()}
