@@ -41,6 +41,7 @@ def map_case(context: schemathesis.HookContext, case: schemathesis.Case) -> sche
             fit(case.query)
         if isinstance(case.body, dict) and case.operation.path.startswith("/api/admin/costs"):
             fit_price(case.body)
+            fit_time(case.body, "valid_from")
         if isinstance(case.body, dict) and case.body.get("expires_in_days", 0) is None:
             del case.body["expires_in_days"]  # for ever is not allowed here (api_keys.max_expiry_days)
     return case
@@ -56,8 +57,31 @@ def fit(query: dict[str, Any]) -> None:
             query.pop(name, None)  # a file has no pages
     if "outcome" in query:
         query.pop("success_only", None)
+    fit_time(query, "start_date")
+    fit_time(query, "end_date")
     if "start_date" in query and "end_date" in query:
-        query["start_date"], query["end_date"] = sorted((query["start_date"], query["end_date"]))
+        given = (query["start_date"], query["end_date"])
+        if all(isinstance(text, str) for text in given):
+            query["start_date"], query["end_date"] = sorted(given, key=read_time)
+
+
+def fit_time(members: dict[str, Any], name: str) -> None:
+    """What has the pattern of a time need not be one: there is no 30th of February, and a zone may lead out of 2000 to 2199."""
+    text = members.get(name)
+    if isinstance(text, str):
+        time = read_time(text)
+        if not time or not 2000 <= time.year < 2200:
+            members[name] = "2026-11-21"
+
+
+def read_time(text: str) -> datetime | None:
+    try:
+        time = datetime.fromisoformat(text.replace("Z", "+00:00"))
+        if len(text) == len("2026-11-21"):
+            time = time.replace(tzinfo=timezone.utc)
+        return time.astimezone(timezone.utc) if time.tzinfo else None
+    except (OverflowError, ValueError):
+        return None
 
 
 def fit_price(body: dict[str, Any]) -> None:
