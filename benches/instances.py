@@ -65,7 +65,7 @@ class Cluster:
             "BEDROCK_AWS__SECRET_ACCESS_KEY": "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY",
             "BEDROCK_AWS__ENDPOINT_URL": f"http://127.0.0.1:{upstream}",
             "BEDROCK_LOGGING__LEVEL": "info",
-            "BEDROCK_RATE_LIMITS__INFERENCE_PER_MINUTE_PER_KEY": "100000000",
+            "BEDROCK_RATE_LIMITS__INFERENCE_PER_MINUTE_PER_KEY": "1000000",
         }
         if redis:
             self.environment |= {"BEDROCK_CACHE__BACKEND": "redis", "BEDROCK_CACHE__REDIS_URL": REDIS,
