@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering::SeqCst},
+        atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
     },
     time::Duration,
 };
@@ -13,6 +13,7 @@ use std::{
 use futures_util::StreamExt;
 use serde_json::json;
 use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     sync::Notify,
 };
@@ -21,11 +22,13 @@ use crate::helpers::{
     Backend, MODEL, PERSON, TestServer, TestServerBuilder, eventually, message, spawn_app,
 };
 
-/// Passes connections on, until it is told to cut them.
+/// Passes connections on, until it is told to cut them or to be slow.
 pub struct Relay {
     pub address: SocketAddr,
     open: Arc<AtomicBool>,
     cut: Arc<Notify>,
+    /// Milliseconds by which each answer is late.
+    late: Arc<AtomicU64>,
 }
 
 impl Relay {
@@ -33,7 +36,8 @@ impl Relay {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (open, cut) = (Arc::new(AtomicBool::new(true)), Arc::new(Notify::new()));
-        let (is_open, told) = (open.clone(), cut.clone());
+        let late = Arc::new(AtomicU64::new(0));
+        let (is_open, told, how_late) = (open.clone(), cut.clone(), late.clone());
         // A thread of its own: the test's runtime may be busy.
         listener.set_ttl(64).unwrap();
         let listener = listener.into_std().unwrap();
@@ -42,24 +46,51 @@ impl Relay {
                 tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async move {
                 let listener = TcpListener::from_std(listener).unwrap();
-                while let Ok((mut client, _)) = listener.accept().await {
+                while let Ok((client, _)) = listener.accept().await {
+                    // Whoever cuts from here on cuts this one, too.
+                    let cut = told.clone().notified_owned();
                     if !is_open.load(SeqCst) {
                         continue;
                     }
-                    let told = told.clone();
+                    let late = how_late.clone();
                     tokio::spawn(async move {
-                        let Ok(mut server) = TcpStream::connect(target).await else { return };
-                        // It is no slower than what it stands for.
-                        let (_gone, _too) = (client.set_nodelay(true), server.set_nodelay(true));
+                        let pass = async {
+                            let Ok(server) = TcpStream::connect(target).await else { return };
+                            // It is no slower than what it stands for.
+                            let (_gone, _too) =
+                                (client.set_nodelay(true), server.set_nodelay(true));
+                            let (asks, hears) = client.into_split();
+                            let (answers, asked) = server.into_split();
+                            let never = AtomicU64::new(0);
+                            tokio::join!(
+                                pass_on(asks, asked, &never),
+                                pass_on(answers, hears, &late)
+                            );
+                        };
                         tokio::select! {
-                            _ = tokio::io::copy_bidirectional(&mut client, &mut server) => {}
-                            () = told.notified() => {}
+                            () = pass => {}
+                            () = cut => {}
                         }
                     });
                 }
             });
         });
-        Self { address, open, cut }
+        Self { address, open, cut, late }
+    }
+
+    /// To the server of a database; answers the URL that leads through it, too.
+    pub async fn to_database(url: &str) -> (Self, String) {
+        let url: awc::http::Uri = url.parse().unwrap();
+        let target = format!("{}:{}", url.host().unwrap(), url.port_u16().unwrap_or(5432));
+        let relay = Self::to(tokio::net::lookup_host(target).await.unwrap().next().unwrap()).await;
+        let user = url.authority().unwrap().as_str().split('@').next().unwrap();
+        let through = format!("postgres://{user}@{}{}", relay.address, url.path());
+        (relay, through)
+    }
+
+    /// From now on answers are late by so much.
+    pub fn slow(&self, by: Duration) {
+        self.late.store(by.as_millis().try_into().unwrap(), SeqCst);
     }
 
     pub fn cut(&self) {
@@ -68,8 +99,28 @@ impl Relay {
     }
 
     pub fn heal(&self) {
+        self.late.store(0, SeqCst);
         self.open.store(true, SeqCst);
     }
+}
+
+/// Passes on what comes, each piece so many milliseconds late, until it ends.
+async fn pass_on(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+    late: &AtomicU64,
+) {
+    let mut piece = vec![0; 1 << 16];
+    while let Ok(count @ 1..) = from.read(&mut piece).await {
+        let late = late.load(SeqCst);
+        if late > 0 {
+            tokio::time::sleep(Duration::from_millis(late)).await;
+        }
+        if to.write_all(&piece[..count]).await.is_err() {
+            return;
+        }
+    }
+    let _gone = to.shutdown().await;
 }
 
 /// The application on Postgres, behind a relay.
@@ -88,12 +139,7 @@ pub async fn behind_a_relay_with(
     builder: TestServerBuilder,
 ) -> (TestServer, Relay, crate::helpers::Database) {
     let database = crate::helpers::Database::on_postgres().await;
-    let url: awc::http::Uri = database.url.parse().unwrap();
-    let target = format!("{}:{}", url.host().unwrap(), url.port_u16().unwrap_or(5432));
-    let target = tokio::net::lookup_host(target).await.unwrap().next().unwrap();
-    let relay = Relay::to(target).await;
-    let user = url.authority().unwrap().as_str().split('@').next().unwrap();
-    let through = format!("postgres://{user}@{}{}", relay.address, url.path());
+    let (relay, through) = Relay::to_database(&database.url).await;
     let builder = builder.backend(Backend::Sqlite).set("DATABASE__URL", through);
     (builder.start().await, relay, database)
 }
@@ -211,15 +257,8 @@ async fn what_is_not_written_when_it_stops_is_written_when_it_starts() {
 #[actix_web::test]
 async fn it_waits_for_a_database_that_comes_late() {
     let database = crate::helpers::Database::on_postgres().await;
-    let relay = {
-        let url: awc::http::Uri = database.url.parse().unwrap();
-        let target = format!("{}:{}", url.host().unwrap(), url.port_u16().unwrap_or(5432));
-        Relay::to(tokio::net::lookup_host(target).await.unwrap().next().unwrap()).await
-    };
+    let (relay, through) = Relay::to_database(&database.url).await;
     relay.cut();
-    let url: awc::http::Uri = database.url.parse().unwrap();
-    let user = url.authority().unwrap().as_str().split('@').next().unwrap().to_owned();
-    let through = format!("postgres://{user}@{}{}", relay.address, url.path());
 
     let at_once = TestServerBuilder::new().set("DATABASE__URL", &through).try_start().await;
     let healing = {

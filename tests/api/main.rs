@@ -16,6 +16,7 @@ mod bedrock;
 mod cache;
 mod cli;
 mod clients;
+mod cluster;
 mod command_line;
 mod connect;
 mod costs;
