@@ -4,6 +4,7 @@
 
 use std::{
     collections::HashSet,
+    net::{SocketAddr, TcpListener},
     process::Child,
     sync::{Arc, Mutex},
     time::{Duration, Instant},
@@ -28,7 +29,7 @@ use crate::{
         ADMIN, Browser, Database, MODEL, PERSON, Reply, Request, eventually, message,
         redis::PrivateRedis, request_to,
     },
-    lifecycle::{binary, logging_environment, serve_by},
+    lifecycle::{heir, logging_environment, serve_by},
 };
 
 mod database;
@@ -67,11 +68,14 @@ struct Instance {
 }
 
 impl Instance {
-    async fn start(environment: Vec<(String, String)>) -> Self {
+    /// It has the socket alone: connections to one that is gone are refused.
+    async fn start(environment: Vec<(String, String)>, socket: TcpListener) -> Self {
         let log = Arc::default();
         let lines = Arc::clone(&log);
+        let program = heir(&socket, None);
+        drop(socket);
         let started =
-            tokio::task::spawn_blocking(move || serve_by(binary(), &environment, &lines)).await;
+            tokio::task::spawn_blocking(move || serve_by(program, &environment, &lines)).await;
         let (child, url) = started.unwrap();
         Self { child, url, log }
     }
@@ -99,11 +103,6 @@ impl Instance {
     /// How often its log has this text.
     fn said(&self, text: &str) -> usize {
         String::from_utf8_lossy(&self.log.lock().unwrap()).matches(text).count()
-    }
-
-    fn kill(&mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
     }
 }
 
@@ -150,12 +149,17 @@ impl Cluster {
         let database = Database::on_postgres().await;
         let (to_database, through) = Relay::to_database(&database.url).await;
         let redis = PrivateRedis::start().await;
-        let at: std::net::SocketAddr =
-            redis.url().strip_prefix("redis://").unwrap().parse().unwrap();
+        let at: SocketAddr = redis.url().strip_prefix("redis://").unwrap().parse().unwrap();
         let to_redis = Relay::to(at).await;
         let simulator = Simulator::start(SimulatorConfig::default()).await.unwrap();
         let sign_in = IdentityConfig::default();
         let provider = IdentityProvider::start(sign_in.clone()).await.unwrap();
+
+        let sockets: Vec<_> = (0..3).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+        let ports = sockets.iter().map(|socket| socket.local_addr().unwrap().port());
+        let hosts: Vec<_> = ports
+            .flat_map(|port| ["localhost", "127.0.0.1"].map(|name| format!("{name}:{port}")))
+            .collect();
 
         let mut shared = logging_environment(&database.url, folder.path(), &simulator);
         let mut set = |name: &str, value: &str| {
@@ -164,6 +168,7 @@ impl Cluster {
         set("CACHE__BACKEND", "redis");
         set("CACHE__REDIS_URL", &format!("redis://{}", to_redis.address));
         set("SERVER__PUBLIC_URL", PUBLIC_URL);
+        set("SERVER__ALLOWED_HOSTS", &hosts.join(","));
         set("ADMIN__PROVIDERS", "local,sso");
         set("OAUTH__PROVIDERS__SSO__ISSUER", &provider.issuer());
         set("OAUTH__PROVIDERS__SSO__CLIENT_ID", &sign_in.client_id);
@@ -188,7 +193,9 @@ impl Cluster {
                 environment
             })
             .collect();
-        let instances = join_all(environments.iter().cloned().map(Instance::start)).await;
+        let starting = environments.iter().cloned().zip(sockets);
+        let starting = starting.map(|(environment, socket)| Instance::start(environment, socket));
+        let instances = join_all(starting).await;
 
         let (keys, pool) = (Keys::new(&settings).unwrap(), Pool::open(&settings.database).unwrap());
         let mut cluster = Self {
@@ -218,6 +225,16 @@ impl Cluster {
         cluster
     }
 
+    /// Kills one as a crash would, and starts it again in the same place.
+    async fn kill_and_restart(&mut self, number: usize) {
+        let instance = &mut self.instances[number];
+        instance.child.kill().unwrap();
+        instance.child.wait().unwrap();
+        let place = instance.url.strip_prefix("http://").unwrap().to_owned();
+        let socket = TcpListener::bind(place).unwrap();
+        *instance = Instance::start(self.environments[number].clone(), socket).await;
+    }
+
     /// A person with this address, and an access token for them.
     async fn token(&self, email: &str) -> String {
         let mut conn = self.pool.writer().await.unwrap();
@@ -235,10 +252,11 @@ impl Cluster {
         Key { id, text: made.unwrap().as_str().to_owned() }
     }
 
-    /// Asks the database, past the relay.
+    /// Asks the database, past the relay, as somebody who may write even while it is read-only for others.
     async fn ask(&self, sql: &str) -> Vec<tokio_postgres::Row> {
-        let (client, connection) =
-            tokio_postgres::connect(&self.database.url, tokio_postgres::NoTls).await.unwrap();
+        let mut config: tokio_postgres::Config = self.database.url.parse().unwrap();
+        config.options("-c default_transaction_read_only=off");
+        let (client, connection) = config.connect(tokio_postgres::NoTls).await.unwrap();
         let driver = tokio::spawn(connection);
         let rows = client.query(sql, &[]).await.unwrap();
         drop(client);

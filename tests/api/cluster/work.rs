@@ -81,9 +81,7 @@ async fn journal_of_an_instance_that_was_killed_is_taken_up_by_another_one() {
         assert!(took <= PICKED_UP, "{took:?}");
         taken_up.push(took);
         kills += 1;
-        cluster.instances[victim].kill();
-        let again = Instance::start(cluster.environments[victim].clone()).await;
-        cluster.instances[victim] = again;
+        cluster.kill_and_restart(victim).await;
         assert!(eventually(LONG, || cluster.is_well()).await);
     }
 
