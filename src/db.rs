@@ -18,10 +18,17 @@ pub mod summaries;
 pub mod usage;
 pub mod users;
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
 
 use chrono::{NaiveDateTime, SubsecRound, Utc};
-use deadpool::managed::{Object, PoolError};
+use deadpool::managed::{Hook, HookError, Metrics, Object, PoolBuilder, PoolError};
 use diesel::{Connection, ConnectionError, SqliteConnection, connection::SimpleConnection};
 use diesel_async::{
     AsyncPgConnection, SimpleAsyncConnection,
@@ -399,7 +406,8 @@ fn sqlite_pool(
             Ok(SyncConnectionWrapper::new(connection))
         })
     });
-    build(AsyncDieselConnectionManager::new_with_config(file, config), size)
+    let pool = builder(AsyncDieselConnectionManager::new_with_config(file, config), size).build();
+    pool.map_err(|error| DbError::Unavailable(Box::new(error)))
 }
 
 fn postgres_pool(
@@ -433,7 +441,42 @@ fn postgres_pool(
             task.await.map_err(|error| ConnectionError::BadConnection(error.to_string()))?
         })
     });
-    build(AsyncDieselConnectionManager::new_with_config(url, config), size)
+    // A connection that was made while the database was read-only can stay so when it no longer is; those are used once.
+    // Of them this is known: when the last one was made, in microseconds from here.
+    let (start, last) = (Instant::now(), Arc::new(AtomicU64::new(0)));
+    let made = move |metrics: &Metrics| {
+        let after = metrics.created.saturating_duration_since(start);
+        u64::try_from(after.as_micros()).unwrap_or(u64::MAX)
+    };
+    let seen = last.clone();
+    let look = Hook::async_fn(move |connection: &mut AsyncPgConnection, metrics: &Metrics| {
+        let (seen, made) = (seen.clone(), made(metrics));
+        Box::pin(async move {
+            let only_read = is_read_only(connection).await;
+            if only_read.map_err(|error| HookError::Backend(SetupError::QueryError(error)))? {
+                seen.fetch_max(made, Relaxed);
+            }
+            Ok(())
+        })
+    });
+    let leave = Hook::sync_fn(move |_: &mut AsyncPgConnection, metrics: &Metrics| {
+        if made(metrics) > last.load(Relaxed) {
+            return Ok(());
+        }
+        Err(HookError::message("it may be read-only for ever"))
+    });
+    let manager = AsyncDieselConnectionManager::new_with_config(url, config);
+    let pool = builder(manager, size).post_create(look).pre_recycle(leave).build();
+    pool.map_err(|error| DbError::Unavailable(Box::new(error)))
+}
+
+/// Whether a connection to Postgres can change nothing: the database was set so, or follows another one.
+async fn is_read_only(connection: &mut AsyncPgConnection) -> Result<bool, diesel::result::Error> {
+    use diesel_async::RunQueryDsl;
+    let asked = diesel::dsl::sql::<diesel::sql_types::Bool>(
+        "SELECT current_setting('transaction_read_only')::BOOLEAN",
+    );
+    asked.get_result(connection).await
 }
 
 /// One connection of its own, outside the pool.
@@ -487,7 +530,10 @@ fn postgres_tls(settings: &Database) -> Result<PostgresTls, DbError> {
     Ok(PostgresTls::Verified(Arc::new(crate::tls::client(roots, &[]))))
 }
 
-fn build<C>(manager: AsyncDieselConnectionManager<C>, size: usize) -> Result<AsyncPool<C>, DbError>
+fn builder<C>(
+    manager: AsyncDieselConnectionManager<C>,
+    size: usize,
+) -> PoolBuilder<AsyncDieselConnectionManager<C>>
 where
     C: diesel_async::pooled_connection::PoolableConnection + 'static,
     AsyncDieselConnectionManager<C>:
@@ -498,8 +544,6 @@ where
         .runtime(deadpool::Runtime::Tokio1)
         .wait_timeout(Some(POOL_WAIT))
         .create_timeout(Some(POOL_WAIT))
-        .build()
-        .map_err(|error| DbError::Unavailable(Box::new(error)))
 }
 
 /// The versions of a database: its software's, and its schema's (the newest migration that was applied).
