@@ -22,6 +22,7 @@ use bedrock_sso_proxy::{
 };
 use futures_util::future::join_all;
 use serde_json::json;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::{
     faults::Relay,
@@ -31,6 +32,9 @@ use crate::{
     },
     lifecycle::{heir, logging_environment, serve_by},
 };
+
+/// Three instances have up to 30 connections to a Postgres that takes a hundred.
+static ONE_AT_A_TIME: Semaphore = Semaphore::const_new(1);
 
 mod database;
 mod redis;
@@ -121,6 +125,8 @@ struct Key {
 /// Three instances, and everything around them.
 struct Cluster {
     instances: Vec<Instance>,
+    /// Dropped after the instances.
+    _alone: SemaphorePermit<'static>,
     environments: Vec<Vec<(String, String)>>,
     to_database: Relay,
     to_redis: Relay,
@@ -145,6 +151,7 @@ impl Cluster {
 
     /// With further settings. All three start at the same moment, on an empty database.
     async fn start_with(more: &[(&str, &str)]) -> Self {
+        let alone = ONE_AT_A_TIME.acquire().await.unwrap();
         let folder = tempfile::tempdir().unwrap();
         let database = Database::on_postgres().await;
         let (to_database, through) = Relay::to_database(&database.url).await;
@@ -186,6 +193,7 @@ impl Cluster {
                 let journal = folder.path().join(format!("journal-{number}")).display().to_string();
                 let mut environment = shared.clone();
                 environment.push(("BEDROCK_DATABASE__URL".into(), through.clone()));
+                environment.push(("BEDROCK_DATABASE__MAX_CONNECTIONS".into(), "2".into()));
                 // One that they share is asked for by name.
                 if !more.iter().any(|(name, _)| *name == "USAGE__JOURNAL_DIR") {
                     environment.push(("BEDROCK_USAGE__JOURNAL_DIR".into(), journal));
@@ -200,6 +208,7 @@ impl Cluster {
         let (keys, pool) = (Keys::new(&settings).unwrap(), Pool::open(&settings.database).unwrap());
         let mut cluster = Self {
             instances,
+            _alone: alone,
             environments,
             to_database,
             to_redis,
