@@ -26,7 +26,7 @@ async fn keep_calling(
 ) {
     while !over.get() {
         let said = if number.is_multiple_of(2) { "hi" } else { "@sim:stream events=20 delay_ms=5" };
-        let request = if number % 3 == 0 {
+        let request = if number.is_multiple_of(3) {
             let mut body = messages(said);
             body["stream"] = (!number.is_multiple_of(2)).into();
             instance.request("POST", "/anthropic/v1/messages").json(&body)
