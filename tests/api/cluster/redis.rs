@@ -87,6 +87,13 @@ async fn identities(cluster: &Cluster) -> Vec<String> {
     all.into_iter().filter(|name| name.contains(":identity:")).collect()
 }
 
+/// How often Redis was asked for a value.
+async fn reads(cluster: &Cluster) -> u64 {
+    let told: String = cluster.redis.command(&["INFO", "commandstats"]).await;
+    let line = told.lines().find_map(|line| line.strip_prefix("cmdstat_getrange:calls="));
+    line.map_or(0, |line| line.split(',').next().unwrap().parse().unwrap())
+}
+
 /// Where Redis keeps what is known of a key that was used just now, and which no instance had seen before.
 async fn name_of(cluster: &Cluster, key: &str) -> String {
     let before = identities(cluster).await;
@@ -97,75 +104,60 @@ async fn name_of(cluster: &Cluster, key: &str) -> String {
     new.remove(0)
 }
 
-/// How often Redis was asked for a value.
-async fn reads(cluster: &Cluster) -> u64 {
-    let told: String = cluster.redis.command(&["INFO", "commandstats"]).await;
-    let line = told.lines().find_map(|line| line.strip_prefix("cmdstat_getrange:calls="));
-    line.map_or(0, |line| line.split(',').next().unwrap().parse().unwrap())
-}
-
 #[actix_web::test]
 async fn redis_that_lost_everything_or_lies_lets_in_whom_the_database_does() {
     let cluster = Cluster::start().await;
-    let (good, bad) = (cluster.key().await, cluster.key().await);
-    let good_name = &name_of(&cluster, &good.text).await;
-    let bad_name = &name_of(&cluster, &bad.text).await;
-    let genuine: Vec<u8> = cluster.redis.command(&["GET", bad_name]).await;
+    let (redis, good, bad) = (&cluster.redis, cluster.key().await, cluster.key().await);
+    let good_name = name_of(&cluster, &good.text).await;
+    let bad_name = name_of(&cluster, &bad.text).await;
+    let once_true: Vec<u8> = redis.command(&["GET", &bad_name]).await;
     cluster.revoke(&bad, 0, WITH_REDIS).await;
+    let as_the_database_says = async |what: &str| {
+        assert_eq!(cluster.statuses(&bad.text).await, [401; 3], "{what}");
+        assert_eq!(cluster.statuses(&good.text).await, [200; 3], "{what}");
+    };
 
-    // Lost: everything, again and again.
-    let _flushed: String = cluster.redis.command(&["FLUSHALL"]).await;
+    let _flushed: String = redis.command(&["FLUSHALL"]).await;
     let healed = Instant::now();
     cluster.settle_access().await;
-    assert_eq!(cluster.statuses(&good.text).await, [200; 3]);
-    assert_eq!(cluster.statuses(&bad.text).await, [401; 3]);
-    let kept = eventually(LONG, || async { identities(&cluster).await.contains(good_name) });
-    assert!(kept.await, "it is filled anew");
+    as_the_database_says("lost").await;
+    assert!(identities(&cluster).await.contains(&good_name), "it is filled anew");
     assert!(eventually(LONG, || cluster.is_well()).await);
-    recovered("Redis lost", healed, WITHOUT);
+    recovered("Redis lost", healed, WELL_AGAIN);
 
-    // Wrong: what was true once, what is true of another one, what nobody wrote, and what is no text.
-    for lie in ["old", "of another", "garbage", "a list"] {
-        // From here on nobody remembers, and what Redis says is of now.
+    for lie in ["true once", "true of another", "garbage", "no text"] {
+        // Nobody remembers anything from here on, and one instance writes what is true now.
         cluster.settle_access().await;
-        let current = async {
-            assert_eq!(cluster.instances[0].status(&good.text).await, 200);
-            let value: Vec<u8> = cluster.redis.command(&["GET", good_name]).await;
-            value
-        };
-        let current = current.await;
-        let value = match lie {
-            "old" => genuine.clone(),
-            "of another" => current,
-            _ => b"\x00{\"user_id\":1,\"admin\":true}".to_vec(),
-        };
-        if lie == "a list" {
-            for name in [good_name, bad_name] {
-                let _gone: i64 = cluster.redis.command(&["DEL", name]).await;
-                let _pushed: i64 = cluster.redis.command(&["LPUSH", name, "x"]).await;
+        assert_eq!(cluster.instances[0].status(&good.text).await, 200);
+        let of_good: Vec<u8> = redis.command(&["GET", &good_name]).await;
+        match lie {
+            "true once" => redis.write(&bad_name, &once_true).await,
+            "true of another" => redis.write(&bad_name, &of_good).await,
+            "garbage" => {
+                redis.write(&bad_name, b"{\"user_id\":1,\"admin\":true}").await;
+                redis.write(&good_name, b"{\"user_id\":1,\"admin\":true}").await;
             }
-        } else {
-            cluster.redis.write(bad_name, &value).await;
-            if lie != "of another" {
-                cluster.redis.write(good_name, &value).await;
+            _ => {
+                for name in [&good_name, &bad_name] {
+                    let _gone: i64 = redis.command(&["DEL", name]).await;
+                    let _pushed: i64 = redis.command(&["LPUSH", name, "x"]).await;
+                }
             }
         }
         let before = reads(&cluster).await;
-        assert_eq!(cluster.statuses(&bad.text).await, [401; 3], "{lie}");
-        assert_eq!(cluster.statuses(&good.text).await, [200; 3], "{lie}");
+        as_the_database_says(lie).await;
         let asked = reads(&cluster).await - before;
-        assert!(asked >= 5, "Redis was asked {asked} times only: {lie}");
+        assert!(asked >= 5, "{lie}: of five lookups Redis was asked {asked} times");
     }
-    // Every name that there is, over and over with garbage.
+
     let healed = Instant::now();
-    let names = cluster.redis.keys().await;
-    join_all(names.iter().map(|name| cluster.redis.write(name, b"garbage"))).await;
+    let names = redis.keys().await;
+    join_all(names.iter().map(|name| redis.write(name, b"garbage"))).await;
     cluster.settle_access().await;
-    assert_eq!(cluster.statuses(&good.text).await, [200; 3]);
-    assert_eq!(cluster.statuses(&bad.text).await, [401; 3]);
+    as_the_database_says("garbage everywhere").await;
     assert!(eventually(LONG, || cluster.is_well()).await);
     let key = cluster.key().await;
     assert_eq!(cluster.statuses(&key.text).await, [200; 3]);
     cluster.revoke(&key, 2, WITH_REDIS).await;
-    recovered("Redis wrong", healed, WITHOUT);
+    recovered("Redis wrong", healed, WELL_AGAIN);
 }

@@ -1,7 +1,8 @@
 //! How long a key that was revoked at one instance is still good at the others.
 
-use super::{Cluster, WITH_REDIS, WITHOUT, number};
 use std::time::Duration;
+
+use super::{Cluster, WITH_REDIS, WITHOUT, number};
 
 /// Revokes a key, `trials` times, at one instance after the other. Prints how long the others took.
 async fn revoked(cluster: &Cluster, trials: usize, bound: Duration, how: &str) {

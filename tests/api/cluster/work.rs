@@ -7,16 +7,17 @@ use std::{
 };
 
 use futures_util::future::join_all;
+use rustix::process::{Pid, Signal, kill_process};
 
-use super::{Cluster, Instance, LONG, id, number, recovered};
+use super::{Cluster, Instance, LONG, number, recovered};
 use crate::helpers::{MODEL, eventually, message, messages};
 
 /// Who calls each instance at once.
 const CLIENTS: usize = 6;
-/// Calls of a killed instance have their rows within this.
+/// Another instance has the journal of one that was killed within this.
 const PICKED_UP: Duration = Duration::from_secs(15);
 
-/// Calls one instance until it is over, or the instance is gone. Answers with the ids of calls that went well.
+/// Calls one instance until it is over, or the instance is gone; notes the upstream's ids of whole answers.
 async fn keep_calling(
     instance: &Instance,
     number: usize,
@@ -37,7 +38,11 @@ async fn keep_calling(
             instance.request("POST", &path).json(&message(said))
         };
         match request.bearer(key).try_send().await {
-            Some(reply) if reply.complete => finished.borrow_mut().push(id(&reply)),
+            Some(reply) if reply.complete => {
+                assert_eq!(reply.status, 200, "{reply:?}");
+                let id = reply.header("x-amzn-requestid").unwrap();
+                finished.borrow_mut().push(id.to_owned());
+            }
             _ => return,
         }
     }
@@ -52,48 +57,38 @@ async fn journal_of_an_instance_that_was_killed_is_taken_up_by_another_one() {
     let mut cluster = Cluster::start_with(&given).await;
     let key = cluster.key().await.text;
     let finished = RefCell::default();
-    let (mut taken_up, mut kills) = (Vec::new(), 0);
-    for trial in 0..number("CLUSTER_KILLS", 2) {
+    let kills = number("CLUSTER_KILLS", 2);
+    for trial in 0..kills {
         let victim = trial % 3;
         let over = Cell::new(false);
-        let pid = cluster.instances[victim].child.id().to_string();
         let clients = cluster.instances.iter().flat_map(|instance| {
             let (key, over, finished) = (&key, &over, &finished);
             (0..CLIENTS).map(move |number| keep_calling(instance, number, key, over, finished))
         });
-        let replayed = || -> usize {
-            let others = cluster.instances.iter().enumerate().filter(|(n, _)| *n != victim);
-            others.map(|(_, one)| one.said("replayed the journal of a process that is gone")).sum()
-        };
         let kill = async {
-            let (calls, before) = (finished.borrow().len(), replayed());
+            let (calls, before) = (finished.borrow().len(), replayed(&cluster).len());
             let busy = eventually(LONG, || async { finished.borrow().len() >= calls + 30 });
             assert!(busy.await, "they are under load");
-            let killed = std::process::Command::new("kill").args(["-9", &pid]).status().unwrap();
-            assert!(killed.success());
+            kill_process(Pid::from_child(&cluster.instances[victim].child), Signal::KILL).unwrap();
             let killed = Instant::now();
-            let seen = eventually(LONG, || async { replayed() > before });
+            let seen = eventually(LONG, || async { replayed(&cluster).len() > before });
             assert!(seen.await, "another instance takes its journal up");
+            recovered("Instance killed", killed, PICKED_UP);
             over.set(true);
-            killed.elapsed()
         };
-        let (_, took) = tokio::join!(join_all(clients), kill);
-        assert!(took <= PICKED_UP, "{took:?}");
-        taken_up.push(took);
-        kills += 1;
-        cluster.kill_and_restart(victim).await;
+        tokio::join!(join_all(clients), kill);
+        cluster.restart(victim).await;
         assert!(eventually(LONG, || cluster.is_well()).await);
     }
 
     let finished = finished.into_inner();
-    let began = Instant::now();
     let complete = eventually(LONG, || async {
         let recorded = cluster.recorded().await;
         finished.iter().all(|id| recorded.contains(id))
     });
     let _the_loop_says_what_is_missing = complete.await;
-    let text = "SELECT upstream_request_id, outcome, input_tokens, output_tokens FROM usage_records \
-                WHERE upstream_request_id IS NOT NULL";
+    let text = "SELECT upstream_request_id, outcome, input_tokens, output_tokens \
+                FROM usage_records WHERE upstream_request_id IS NOT NULL";
     let mut rows: HashMap<String, (String, [Option<i64>; 2])> = HashMap::new();
     for row in cluster.ask(text).await {
         let before = rows.insert(row.get(0), (row.get(1), [row.get(2), row.get(3)]));
@@ -107,14 +102,23 @@ async fn journal_of_an_instance_that_was_killed_is_taken_up_by_another_one() {
         let expected = [used.input, used.output].map(|count| Some(count.cast_signed()));
         assert_eq!((outcome.as_str(), *tokens), ("success", expected));
     }
-    taken_up.sort_unstable();
+    let from_journals: usize = replayed(&cluster).iter().sum();
     println!(
-        "{kills} kills under load: {} calls finished, each with its row; journals taken up after {} ms (median), {} ms (slowest)",
+        "{kills} kills under load: {} calls finished, each with its one row; {from_journals} rows or more came out of journals",
         finished.len(),
-        taken_up[taken_up.len() / 2].as_millis(),
-        taken_up[taken_up.len() - 1].as_millis()
     );
-    recovered("Instance killed", began, PICKED_UP);
+    assert!(from_journals > 0, "rows that only a journal had");
+}
+
+/// Of each journal that an instance took up, how many rows were new.
+fn replayed(cluster: &Cluster) -> Vec<usize> {
+    let logs = cluster.instances.iter().map(|instance| instance.said());
+    let found = |log: String| {
+        let told = log.split("replayed the journal of a process that is gone").skip(1);
+        let new = told.map(|rest| rest.split_once("\"new\":").unwrap().1.to_owned());
+        new.map(|rest| rest.split([',', '}']).next().unwrap().parse().unwrap()).collect::<Vec<_>>()
+    };
+    logs.flat_map(found).collect()
 }
 
 #[actix_web::test]
@@ -122,28 +126,29 @@ async fn jobs_run_once_for_each_slot_whichever_instance_has_it() {
     const SLOTS: usize = 10;
     let every_second = ("JOBS__USAGE_SUMMARIES__SCHEDULE", "* * * * * *");
     let cluster = Cluster::start_with(&[every_second]).await;
-    let from = cluster.count("SELECT COALESCE(MAX(id), 0) FROM job_runs").await;
-    let ended = format!(
-        "SELECT COUNT(*) FROM job_runs WHERE job = 'usage_summaries' AND id > {from} AND finished_at IS NOT NULL"
-    );
-    let wanted = i64::try_from(SLOTS).unwrap();
-    assert!(eventually(LONG, || async { cluster.count(&ended).await >= wanted }).await);
+    // Without one that was missed because this machine had better things to do.
+    let in_a_row = eventually(2 * LONG, || async {
+        let text = "SELECT COUNT(*) FROM (SELECT slot - ROW_NUMBER() OVER (ORDER BY slot) * INTERVAL '1 second' AS first \
+                    FROM job_runs WHERE job = 'usage_summaries' AND finished_at IS NOT NULL) AS runs \
+                    GROUP BY first ORDER BY 1 DESC LIMIT 1";
+        let longest = cluster.ask(text).await.first().map_or(0, |row| row.get::<_, i64>(0));
+        longest >= i64::try_from(SLOTS).unwrap()
+    });
+    assert!(in_a_row.await);
 
-    let text = "SELECT EXTRACT(EPOCH FROM slot)::BIGINT, attempt, outcome, instance, \
-                COALESCE(started_at + INTERVAL '250 milliseconds' < LAG(finished_at) OVER (ORDER BY token), FALSE) \
+    // An instance notes the time before it waits for the database.
+    let text = "SELECT slot::TEXT, attempt, outcome, instance, COALESCE( \
+                    started_at + INTERVAL '250 milliseconds' < LAG(finished_at) OVER (ORDER BY token), FALSE) \
                 FROM job_runs WHERE job = 'usage_summaries' AND finished_at IS NOT NULL ORDER BY token";
-    let mut slots = Vec::new();
+    let mut slots: Vec<String> = Vec::new();
     let mut by_instance: BTreeMap<String, usize> = BTreeMap::new();
     for row in cluster.ask(text).await {
-        let slot: i64 = row.get(0);
-        let (attempt, outcome): (i64, String) = (row.get(1), row.get(2));
-        let overlaps: bool = row.get(4);
+        let (slot, attempt, outcome, overlaps): (String, i64, String, bool) =
+            (row.get(0), row.get(1), row.get(2), row.get(4));
         assert_eq!((attempt, outcome.as_str(), overlaps), (1, "success", false), "slot {slot}");
         slots.push(slot);
         *by_instance.entry(row.get(3)).or_default() += 1;
     }
-    let gaps: Vec<_> = slots[slots.len() - SLOTS..].windows(2).map(|two| two[1] - two[0]).collect();
-    assert_eq!(gaps, [1; SLOTS - 1], "{slots:?}");
     assert!(slots.is_sorted_by(|one, next| one < next), "{slots:?}");
     println!("{} slots, each run once: {:?} by instance", slots.len(), by_instance.values());
 }
