@@ -243,8 +243,15 @@ impl Actors {
         let usage = {
             let pool = pool.apart(FOR_USAGE, Some(LONGEST_WRITE))?;
             let (settings, metrics) = (settings.usage.clone(), metrics.clone());
+            let cache = cache.clone();
             Place::start(threads.background.handle(), move || {
-                UsageRecorder::new(pool.clone(), journal.clone(), &settings, metrics.clone())
+                UsageRecorder::new(
+                    pool.clone(),
+                    cache.clone(),
+                    journal.clone(),
+                    &settings,
+                    metrics.clone(),
+                )
             })
         };
         let summary = {

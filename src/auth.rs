@@ -1,6 +1,7 @@
 //! Who is calling: credentials as they arrive, the identities behind them, and why one is refused.
 
 pub mod api_key;
+pub mod device;
 pub mod email;
 pub mod jwt;
 pub mod keys;

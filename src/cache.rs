@@ -127,29 +127,6 @@ impl TypedCache {
         self.store(&self.keys.of::<T>(id.as_ref()), Some(value), at).await;
     }
 
-    /// Forgets a value. With Redis away it stays until its end, or until a later generation is known.
-    pub async fn remove<T: CachedObject>(&self, id: impl AsRef<[u8]>) {
-        let key = self.keys.of::<T>(id.as_ref());
-        let removed = match &self.backend {
-            Backend::Memory(memory) => {
-                memory.remove(&key).await;
-                Ok(())
-            }
-            Backend::Redis(redis) => redis.remove(&key).await,
-        };
-        self.note(T::NAME, removed);
-    }
-
-    /// Gets a value and forgets it: of all who ask at once, on all instances, one gets it. With Redis away nobody does.
-    pub async fn take<T: CachedObject>(&self, id: impl AsRef<[u8]>, at: Moment) -> Option<T> {
-        let key = self.keys.of::<T>(id.as_ref());
-        let taken = match &self.backend {
-            Backend::Memory(memory) => Ok(memory.remove(&key).await),
-            Backend::Redis(redis) => redis.take(&key).await,
-        };
-        self.read(&key, taken, at).value()
-    }
-
     /// The value with this id; if there is none that counts, what `load` answers, which is then kept. That there is none
     /// is kept, too, for 5 s. Of all who ask this instance at once, one looks and loads for all.
     ///

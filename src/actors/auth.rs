@@ -166,6 +166,7 @@ struct Loaded {
     /// Whether the database was asked. What comes from the cache holds for as long as the database confirms its epoch.
     afresh: bool,
 }
+
 /// From now on others may come in and be admins. Answers when everything that was known by the rules before is forgotten.
 #[derive(Message)]
 #[rtype(result = "()")]

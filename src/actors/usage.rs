@@ -7,7 +7,10 @@ use std::{
     io::Write,
     os::unix::fs::OpenOptionsExt,
     path::PathBuf,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -18,7 +21,8 @@ use arc_swap::ArcSwap;
 use tokio::sync::oneshot;
 
 use crate::{
-    db::{DbError, Pool, usage as rows, usage::Inserted, usage::NewUsage},
+    cache::{Moment, TypedCache},
+    db::{self, DbError, Pool, usage as rows, usage::Inserted, usage::NewUsage},
     pricing::ledger::Ledger,
     settings,
     telemetry::Metrics,
@@ -89,6 +93,7 @@ struct Batch {
 impl UsageRecorder {
     pub fn new(
         pool: Pool,
+        cache: TypedCache,
         journal: Option<Arc<Directory>>,
         settings: &settings::Usage,
         metrics: Metrics,
@@ -96,7 +101,7 @@ impl UsageRecorder {
         // Where rows go that the database refuses for what they are.
         let rejects = journal.as_ref().map_or_else(|| "rejected.jsonl".into(), |j| j.rejects());
         Self {
-            writer: Writer { pool, prices: Arc::default(), rejects },
+            writer: Writer { pool, cache, prices: Arc::default(), forgot: Arc::default(), rejects },
             unpriced: HashSet::new(),
             journal,
             batch_size: settings.batch_size,
@@ -329,7 +334,10 @@ impl Written {
 #[derive(Clone)]
 struct Writer {
     pool: Pool,
+    cache: TypedCache,
     prices: Arc<ArcSwap<Ledger>>,
+    /// When prices were to be forgotten, in milliseconds: what was read before that does not count.
+    forgot: Arc<AtomicI64>,
     rejects: PathBuf,
 }
 
@@ -377,7 +385,11 @@ impl Writer {
                     written.note_costs(rows);
                     return Ok(written);
                 }
-                Inserted::OldPrices => self.prices.store(Arc::new(Ledger::read(&mut conn).await?)),
+                Inserted::OldPrices => {
+                    let at = Moment { now: db::now(), generation: self.forgot.load(Relaxed) };
+                    let ledger = Ledger::read_shared(&mut conn, &self.cache, at).await?;
+                    self.prices.store(Arc::new(ledger));
+                }
             }
         }
         Err(DbError::Unavailable("the prices change faster than rows can be written".into()))
@@ -475,6 +487,7 @@ impl Handler<ForgetPrices> for UsageRecorder {
     type Result = ();
 
     fn handle(&mut self, _: ForgetPrices, _: &mut Self::Context) {
+        self.writer.forgot.store(db::now().and_utc().timestamp_millis(), Relaxed);
         self.writer.prices.store(Arc::default());
     }
 }

@@ -59,11 +59,6 @@ impl Memory {
         self.entries.insert(key, Entry { bytes, ends: Instant::now() + lives }).await;
     }
 
-    /// Answers what was there; of all who ask at once, only one gets it.
-    pub async fn remove(&self, key: &str) -> Option<Bytes> {
-        self.entries.remove(key).await.map(|entry| entry.bytes)
-    }
-
     /// Adds one; a count that is new lives so long, whatever is added to it.
     pub async fn increment(&self, key: String, lives: Duration) -> u64 {
         let more = |entry: Option<moka::Entry<String, Entry>>| {
@@ -139,13 +134,5 @@ mod tests {
         assert_eq!(memory.get("a").await, None);
         assert_eq!(memory.increment("b".to_owned(), Duration::ZERO).await, 1);
         assert_eq!(memory.increment("b".to_owned(), Duration::ZERO).await, 1);
-    }
-
-    #[tokio::test]
-    async fn only_one_of_many_takes_a_value() {
-        let memory = Memory::new(100, 1 << 20);
-        memory.put("a".to_owned(), Bytes::from_static(b"x"), HOUR).await;
-        let taken = join_all((0..50).map(|_| memory.remove("a"))).await;
-        assert_eq!(taken.iter().flatten().count(), 1);
     }
 }

@@ -95,23 +95,16 @@ impl Redis {
     /// [`Away`], as from all of these.
     pub async fn get(&self, key: &str) -> Result<Option<Bytes>, Away> {
         let read: Vec<u8> = self.ask(cmd("GETRANGE").arg(key).arg(0).arg(MOST)).await?;
-        found(read)
+        // Redis gives an empty text for what is not there; none of our values is empty.
+        match read.len() {
+            0 => Ok(None),
+            length if length > MOST => Err(Away::TooLong),
+            _ => Ok(Some(read.into())),
+        }
     }
 
     pub async fn put(&self, key: &str, bytes: &[u8], lives: Duration) -> Result<(), Away> {
         self.ask(cmd("SET").arg(key).arg(bytes).arg("PX").arg(milliseconds(lives))).await
-    }
-
-    pub async fn remove(&self, key: &str) -> Result<(), Away> {
-        self.ask(cmd("DEL").arg(key)).await
-    }
-
-    /// Reads and removes; of all who ask at once, only one gets it.
-    pub async fn take(&self, key: &str) -> Result<Option<Bytes>, Away> {
-        let mut both = pipe();
-        both.atomic().cmd("GETRANGE").arg(key).arg(0).arg(MOST).cmd("DEL").arg(key).ignore();
-        let (read,): (Vec<u8>,) = self.ask_all(&both).await?;
-        found(read)
     }
 
     /// Adds one; a count that is new lives so long, whatever is added to it.
@@ -232,15 +225,6 @@ fn answered(error: &RedisError) -> bool {
             matches!(kind, ResponseError | ExecAbort | ReadOnly | NoPerm)
         }
         _ => false,
-    }
-}
-
-/// Redis gives an empty text for what is not there; none of our values is empty.
-fn found(read: Vec<u8>) -> Result<Option<Bytes>, Away> {
-    match read.len() {
-        0 => Ok(None),
-        length if length > MOST => Err(Away::TooLong),
-        _ => Ok(Some(read.into())),
     }
 }
 

@@ -60,9 +60,6 @@ async fn a_value_counts_until_its_end() {
     assert_eq!(cache.get::<Person>("b", at(1_000, 0)).await, None);
     // By a clock that is far behind the writer's it would live for ever.
     assert_eq!(cache.get::<Person>("a", at(-10_000, 0)).await, None);
-
-    cache.remove::<Person>("a").await;
-    assert_eq!(cache.get::<Person>("a", at(1_000, 0)).await, None);
 }
 
 #[tokio::test]
@@ -143,14 +140,6 @@ async fn a_load_that_fails_is_not_kept() {
     assert_eq!(*failed, "away");
     let load = async { Ok::<_, Infallible>(Some(SOMEBODY)) };
     assert_eq!(cache.get_or_load("a", at(0, 0), load).await.unwrap(), Some(SOMEBODY));
-}
-
-#[tokio::test]
-async fn one_of_all_who_take_gets_it() {
-    let cache = cache();
-    cache.put("a", &SOMEBODY, at(0, 0)).await;
-    let taken = join_all((0..50).map(|_| cache.take::<Person>("a", at(1, 0)))).await;
-    assert_eq!(taken.into_iter().flatten().collect::<Vec<_>>(), [SOMEBODY]);
 }
 
 #[tokio::test]

@@ -1,7 +1,6 @@
 //! Secrets that work once, by digest: states of sign-ins and forms that came back, codes for the command line, and device
 //! codes. A form is kept as a state is: from the moment when it is used up.
 
-use chrono::TimeDelta;
 use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
 
@@ -12,9 +11,6 @@ use super::{
     schema::one_time_codes,
     steps::{Steps, Which},
 };
-
-/// What a poll that came too early adds to the pause (RFC 8628 §3.5), in seconds.
-const SLOWER: i64 = 5;
 
 #[derive(Debug, Clone, Queryable, Selectable)]
 #[diesel(table_name = one_time_codes)]
@@ -27,9 +23,6 @@ pub struct OneTimeCode {
     pub expires_at: Timestamp,
     pub denied_at: Option<Timestamp>,
     pub used_at: Option<Timestamp>,
-    pub polled_at: Option<Timestamp>,
-    /// Seconds between two polls, at least.
-    pub poll_seconds: i64,
     /// What was made of it.
     pub session_id: Option<String>,
     pub ip_address: Option<String>,
@@ -47,7 +40,6 @@ pub struct NewCode<'a> {
     pub user_id: Option<i64>,
     pub created_at: Timestamp,
     pub expires_at: Timestamp,
-    pub poll_seconds: i64,
     pub ip_address: Option<&'a str>,
     pub user_agent: Option<&'a str>,
 }
@@ -64,8 +56,8 @@ pub struct Form {
 /// What a device is told when it asks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Poll {
-    Pending,
-    TooSoon,
+    /// Nothing is decided; the code is over at this time.
+    Pending(Timestamp),
     Denied,
     /// Unknown, used, or over.
     Over,
@@ -84,6 +76,17 @@ macro_rules! waiting {
     };
 }
 
+/// A device's code that is good.
+macro_rules! of_device {
+    ($digest:expr, $now:expr) => {
+        one_time_codes::table
+            .filter(one_time_codes::digest.eq($digest))
+            .filter(one_time_codes::kind.eq("device"))
+            .filter(one_time_codes::used_at.is_null())
+            .filter(one_time_codes::expires_at.gt($now))
+    };
+}
+
 /// Inside a transaction: uses a form up. Answers whether it was not used before: of any number of callers, one is told
 /// so, and the others wait for it to be kept or given back.
 macro_rules! use_form_within {
@@ -97,7 +100,6 @@ macro_rules! use_form_within {
                 one_time_codes::created_at.eq($now),
                 one_time_codes::expires_at.eq(form.until),
                 one_time_codes::used_at.eq($now),
-                one_time_codes::poll_seconds.eq(0),
             ))
             .on_conflict(one_time_codes::digest)
             .do_nothing()
@@ -143,7 +145,6 @@ impl OneTimeCode {
                 one_time_codes::created_at.eq(now),
                 one_time_codes::expires_at.eq(expires_at),
                 one_time_codes::used_at.eq(now),
-                one_time_codes::poll_seconds.eq(0),
             ))
             .on_conflict(one_time_codes::digest)
             .do_nothing();
@@ -255,14 +256,23 @@ impl OneTimeCode {
         })
     }
 
-    /// A device asks. An approval is given out once.
+    /// Until when a device's code waits for a decision; `None` if there is one, or no such code. It changes nothing.
+    pub async fn undecided(
+        conn: &mut Conn,
+        digest: &[u8],
+        now: Timestamp,
+    ) -> Result<Option<Timestamp>, DbError> {
+        let query = of_device!(digest, now)
+            .filter(one_time_codes::user_id.is_null())
+            .filter(one_time_codes::denied_at.is_null())
+            .select(one_time_codes::expires_at);
+        Ok(on_conn!(conn, c => query.first(c).await.optional())?)
+    }
+
+    /// A device asks for what was decided. An approval is given out once.
     pub async fn poll(conn: &mut Conn, digest: &[u8], now: Timestamp) -> Result<Poll, DbError> {
         in_transaction!(conn, c => {
-            let code = one_time_codes::table
-                .filter(one_time_codes::digest.eq(digest))
-                .filter(one_time_codes::kind.eq("device"))
-                .filter(one_time_codes::used_at.is_null())
-                .filter(one_time_codes::expires_at.gt(now));
+            let code = of_device!(digest, now);
             let found: Option<Self> =
                 code.select(Self::as_select()).first(c).await.optional()?;
             let Some(found) = found else { return Ok(Poll::Over) };
@@ -270,25 +280,10 @@ impl OneTimeCode {
                 diesel::update(code).set(one_time_codes::used_at.eq(now)).execute(c).await?;
                 return Ok(Poll::Denied);
             }
-            let pause = TimeDelta::seconds(found.poll_seconds);
-            if found.polled_at.is_some_and(|last| now - last < pause) {
-                let slower = one_time_codes::poll_seconds.eq(found.poll_seconds + SLOWER);
-                let polled = one_time_codes::polled_at.eq(now);
-                diesel::update(code).set((slower, polled)).execute(c).await?;
-                return Ok(Poll::TooSoon);
-            }
-            match found.user_id {
-                Some(user_id) => {
-                    let used = one_time_codes::used_at.eq(now);
-                    let mine = diesel::update(code).set(used).execute(c).await? > 0;
-                    Ok(if mine { Poll::Approved(user_id) } else { Poll::Over })
-                }
-                None => {
-                    let polled = one_time_codes::polled_at.eq(now);
-                    diesel::update(code).set(polled).execute(c).await?;
-                    Ok::<Poll, DbError>(Poll::Pending)
-                }
-            }
+            let Some(user_id) = found.user_id else { return Ok(Poll::Pending(found.expires_at)) };
+            let used = one_time_codes::used_at.eq(now);
+            let mine = diesel::update(code).set(used).execute(c).await? > 0;
+            Ok::<Poll, DbError>(if mine { Poll::Approved(user_id) } else { Poll::Over })
         })
     }
 

@@ -1,8 +1,9 @@
 //! The price ledger. Rows are added and never changed or removed: a call names the row that priced it, and the highest id
 //! is the ledger's version.
 
-use diesel::{dsl::max, prelude::*};
+use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
+use serde::{Deserialize, Serialize};
 
 use super::{
     Conn, DbError, SqliteAsync, Timestamp,
@@ -13,6 +14,7 @@ use super::{
     schema::model_costs,
     users::{contains, lower},
 };
+use crate::cache::Structural;
 
 /// Rows a statement: 16 columns each, well below what either database binds at once.
 const ROWS_PER_STATEMENT: usize = 500;
@@ -27,7 +29,7 @@ macro_rules! price_columns {
         }
 
         /// A row of the ledger.
-        #[derive(Debug, Clone, PartialEq, Queryable, Selectable)]
+        #[derive(Debug, Clone, PartialEq, Queryable, Selectable, Serialize, Deserialize, Structural)]
         #[diesel(table_name = model_costs)]
         pub struct ModelCost {
             pub id: i64,
@@ -204,11 +206,12 @@ impl ModelCost {
     }
 }
 
-/// The ledger's version; 0 while it is empty.
-pub async fn version(conn: &mut Conn) -> Result<i64, DbError> {
-    let newest = model_costs::table.select(max(model_costs::id));
-    let newest: Option<i64> = on_conn!(conn, c => newest.first(c).await)?;
-    Ok(newest.unwrap_or(0))
+/// The ledger's newest row: its id, which is the ledger's version, and when it was added; `None` while it is empty.
+pub async fn newest(conn: &mut Conn) -> Result<Option<(i64, Timestamp)>, DbError> {
+    let query = model_costs::table
+        .order(model_costs::id.desc())
+        .select((model_costs::id, model_costs::created_at));
+    Ok(on_conn!(conn, c => query.first(c).await.optional())?)
 }
 
 /// A change of the ledger: rows to add, the event that says so, and what the caller is to know.

@@ -76,8 +76,6 @@ diesel::table! {
         expires_at -> Timestamp,
         denied_at -> Nullable<Timestamp>,
         used_at -> Nullable<Timestamp>,
-        polled_at -> Nullable<Timestamp>,
-        poll_seconds -> BigInt,
         session_id -> Nullable<Text>,
         ip_address -> Nullable<Text>,
         user_agent -> Nullable<Text>,

@@ -1,6 +1,7 @@
 //! The price ledger in the database: read into a [`Book`], seeded with the shipped prices, changed by an import or by
 //! hand. The one part of pricing that asks the database.
 
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::{
@@ -9,6 +10,7 @@ use super::{
     money, shipped,
 };
 use crate::{
+    cache::{CachedObject, Moment, TypedCache},
     db::{
         Conn, DbError, Timestamp,
         audit::Origin,
@@ -45,6 +47,16 @@ impl Source {
     }
 }
 
+/// All rows of a ledger, by id. As rows are only added, the newest one names them all.
+#[derive(Clone, Serialize, Deserialize, CachedObject)]
+#[cache(name = "prices", ttl = 3600)]
+struct Rows(Vec<ModelCost>);
+
+/// By its time, too: after a restore the same number is given to another row.
+fn name_of((id, created_at): (i64, Timestamp)) -> String {
+    format!("{id} {}", created_at.and_utc().timestamp_micros())
+}
+
 /// The ledger as it was read.
 #[derive(Debug, Default)]
 pub struct Ledger {
@@ -57,9 +69,35 @@ impl Ledger {
     /// # Errors
     /// The database's.
     pub async fn read(conn: &mut Conn) -> Result<Self, DbError> {
-        let rows = ModelCost::all(conn).await?;
+        Ok(Self::from_rows(ModelCost::all(conn).await?))
+    }
+
+    /// The same, with rows that another instance read in the last hour; the database is asked for the version alone then.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn read_shared(
+        conn: &mut Conn,
+        cache: &TypedCache,
+        at: Moment,
+    ) -> Result<Self, DbError> {
+        // One instance keeps what it read as its ledger: a second copy would be for nobody.
+        let newest = if cache.is_shared() { prices::newest(conn).await? } else { None };
+        let Some(newest) = newest else { return Self::read(conn).await };
+        if let Some(Rows(rows)) = cache.get(name_of(newest), at).await {
+            return Ok(Self::from_rows(rows));
+        }
+        let rows = Rows(ModelCost::all(conn).await?);
+        if let Some(last) = rows.0.last() {
+            cache.put(name_of((last.id, last.created_at)), &rows, at).await;
+        }
+        Ok(Self::from_rows(rows.0))
+    }
+
+    /// `rows` by id.
+    fn from_rows(rows: Vec<ModelCost>) -> Self {
         let version = rows.last().map_or(0, |row| row.id);
-        Ok(Self { version, book: book(rows) })
+        Self { version, book: book(rows) }
     }
 
     /// What a row costs. `None` = the price of a class that it used is not known, or nothing is known of its tokens.

@@ -65,8 +65,6 @@ async fn instances_share_values_and_a_late_write_does_not_count() {
     assert_eq!(other.cache.get("a", at(1, 6)).await, NOBODY, "it was read before the change");
     assert_eq!(other.cache.get("a", at(60, 5)).await, NOBODY, "it has ended");
 
-    one.cache.remove::<Person>("a").await;
-    assert_eq!(other.cache.get("a", at(1, 5)).await, NOBODY);
     assert_eq!(other.cache.get_or_load("b", at(1, 5), load(None)).await.unwrap(), NOBODY);
     assert_eq!(one.cache.get_or_load("b", at(2, 5), load(Some(SOMEBODY))).await.unwrap(), NOBODY);
     let later = one.cache.get_or_load("b", at(6, 5), load(Some(SOMEBODY))).await.unwrap();
@@ -89,19 +87,6 @@ async fn after_a_change_of_secrets_values_of_the_old_one_still_count() {
     assert_eq!(new.cache.get("a", at(1, 0)).await, Some(SOMEBODY));
     assert_eq!(stranger.cache.get("a", at(1, 0)).await, NOBODY);
     assert_eq!(stranger.outcomes("forged"), 1);
-}
-
-#[actix_web::test]
-async fn of_all_instances_that_take_one_gets_it() {
-    let redis = PrivateRedis::start().await;
-    let instances: Vec<_> = (0..3).map(|_| Instance::new(&redis)).collect();
-    for round in 0..20 {
-        let id = format!("{round}");
-        instances[0].cache.put(&id, &SOMEBODY, at(0, 0)).await;
-        let takes = (0..12).map(|n| instances[n % 3].cache.take::<Person>(&id, at(1, 0)));
-        let taken: Vec<_> = join_all(takes).await.into_iter().flatten().collect();
-        assert_eq!(taken, [SOMEBODY], "{round}");
-    }
 }
 
 #[actix_web::test]
@@ -168,9 +153,8 @@ async fn a_poisoned_redis_makes_nobody_anything() {
     for (what, forged) in forgeries {
         redis.write(&of_user, forged).await;
         assert_eq!(instance.cache.get("user", at(1, 3)).await, NOBODY, "{what}");
-        assert_eq!(instance.cache.take("user", at(1, 3)).await, NOBODY, "{what}");
     }
-    assert_eq!(instance.outcomes("forged"), 2 * forgeries.len() as u64);
+    assert_eq!(instance.outcomes("forged"), forgeries.len() as u64);
 
     // What was once genuine, and is brought back when it is over.
     redis.write(&of_user, &genuine).await;
@@ -218,19 +202,13 @@ async fn a_read_only_redis_is_read() {
 
     for id in 0..10 {
         instance.cache.put(format!("{id}"), &SOMEBODY, at(0, 0)).await;
-        instance.cache.remove::<Person>("a").await;
     }
-    assert_eq!(instance.outcomes("error"), 20);
+    assert_eq!(instance.outcomes("error"), 10);
     assert_eq!(instance.cache.get("a", at(1, 0)).await, Some(SOMEBODY));
-    assert_eq!(
-        instance.cache.take("a", at(1, 0)).await,
-        NOBODY,
-        "nobody could know that it is one"
-    );
     assert!(instance.cache.increment("calls", "a", MINUTE).await.is_err());
 
     let _done: String = redis.command(&["REPLICAOF", "NO", "ONE"]).await;
-    assert_eq!(instance.cache.take("a", at(1, 0)).await, Some(SOMEBODY));
+    assert_eq!(instance.cache.increment("calls", "a", MINUTE).await.unwrap(), 1);
 }
 
 /// What must hold while Redis does not answer: quick misses, values from the loader, and then no tries at all.
@@ -242,9 +220,8 @@ async fn copes(instance: &Instance) {
         let id = format!("{number}");
         let loaded = instance.cache.get_or_load(&id, at(1, 0), load(Some(SOMEBODY))).await.unwrap();
         assert_eq!(loaded, Some(SOMEBODY));
-        assert_eq!(instance.cache.take("a", at(1, 0)).await, NOBODY);
     }
-    assert!(instance.outcomes("error") >= 150, "{}", instance.outcomes("error"));
+    assert!(instance.outcomes("error") >= 100, "{}", instance.outcomes("error"));
     let away = instance.cache.increment("calls", "a", MINUTE).await.unwrap_err();
     assert!(matches!(away, Away::Resting), "{away:?}");
     // Five failures at their slowest, and not one more.

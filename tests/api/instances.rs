@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use bedrock_sso_proxy::actors::auth::Revalidate;
+use bedrock_sso_proxy::actors::{auth::Revalidate, usage::ForgetPrices};
 use futures_util::StreamExt;
 use serde_json::{Value, json};
 
@@ -156,6 +156,66 @@ async fn a_new_instance_takes_over_what_others_checked() {
     assert_eq!(status(&two.other, &other).await, 401);
     assert_eq!(status(&two.other, &key).await, 200);
     assert!(looked_up(&two.other, "outdated") >= 1);
+}
+
+#[actix_web::test]
+async fn prices_that_one_instance_read_count_on_the_others_until_they_change() {
+    let two = Two::start(TestServerBuilder::new().unlimited()).await;
+    let (key, admin) = (two.one.create_key(PERSON).await, two.one.create_token(ADMIN).await);
+    let cost = async |app: &TestServer| {
+        assert_eq!(status(app, &key).await, 200);
+        app.settle().await;
+        let row = app.row(&key).await;
+        (row["cost_usd"].clone(), row["price_id"].clone())
+    };
+    let read = |app: &TestServer, outcome: &str| requests(app, "prices", outcome);
+
+    let first = cost(&two.one).await;
+    assert_ne!(first.0, Value::Null, "{first:?}");
+    assert_eq!(cost(&two.other).await, first);
+    assert_eq!((read(&two.one, "miss"), read(&two.other, "hit")), (1, 1));
+
+    let path = format!("/api/admin/costs/us-east-1/{MODEL}");
+    let change = two.one.post(&path).method("PUT").bearer(&admin);
+    let price = json!({ "input_cost_per_1k_tokens": "0.5", "output_cost_per_1k_tokens": "0.5" });
+    let reply = change.header("content-type", "application/json").json(&price).send().await;
+    assert_eq!(reply.status, 200, "{reply:?}");
+    let second = cost(&two.other).await;
+    assert_ne!(second, first);
+    assert_eq!(cost(&two.one).await, second);
+    assert_eq!((read(&two.other, "miss"), read(&two.one, "hit")), (1, 1));
+
+    // What somebody else wrote there prices nothing, and neither does what was kept before a price was to be read anew.
+    for name in two.redis.keys().await.iter().filter(|name| name.contains(":prices:")) {
+        two.redis.write(name, b"[]").await;
+    }
+    for (app, missed) in [(&two.one, "forged"), (&two.other, "outdated"), (&two.one, "outdated")] {
+        app.shared().actors.usage.address().send(ForgetPrices).await.unwrap();
+        assert_eq!(cost(app).await, second);
+        assert!(read(app, missed) >= 1, "{missed}");
+    }
+}
+
+#[actix_web::test]
+async fn a_device_keeps_its_pace_whichever_instance_it_asks() {
+    let two = Two::start(TestServerBuilder::new()).await;
+    let ask = async |app: &TestServer, path: &str, body: &str| {
+        let request = app.post(path).header("content-type", "application/x-www-form-urlencoded");
+        request.body(body.to_owned()).send().await.json()
+    };
+    let code = ask(&two.one, "/auth/device", "").await["device_code"].as_str().unwrap().to_owned();
+    let grant = "urn%3Aietf%3Aparams%3Aoauth%3Agrant-type%3Adevice_code";
+    let question = format!("grant_type={grant}&device_code={code}");
+
+    let told = ask(&two.one, "/auth/token", &question).await;
+    assert_eq!(told["error"], "authorization_pending", "{told}");
+    let told = ask(&two.other, "/auth/token", &question).await;
+    assert_eq!(told["error"], "slow_down", "{told}");
+
+    // Redis loses the pace, and nothing else.
+    let _flushed: String = two.redis.command(&["FLUSHALL"]).await;
+    let told = ask(&two.other, "/auth/token", &question).await;
+    assert_eq!(told["error"], "authorization_pending", "{told}");
 }
 
 #[actix_web::test]

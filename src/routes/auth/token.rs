@@ -9,9 +9,11 @@ use serde::{Deserialize, Serialize};
 use crate::{
     auth::{
         CredentialId, constant_time_eq,
+        device::{self, Waiting},
         random::{self, RefreshText},
         sign_in::{Refreshed, Tokens, later},
     },
+    cache::Moment,
     db::{
         self,
         one_time_codes::{NewCode, OneTimeCode, Poll},
@@ -27,9 +29,8 @@ use crate::{
 };
 
 const DEVICE: &str = "urn:ietf:params:oauth:grant-type:device_code";
-/// Seconds for which a device waits, and between two of its questions.
+/// Seconds for which a device waits.
 const DEVICE_SECONDS: i64 = 600;
-const POLL_SECONDS: i64 = 5;
 /// Devices that wait at most, in all.
 const MOST_DEVICES: i64 = 10_000;
 
@@ -165,20 +166,31 @@ async fn redeem(
 }
 
 async fn poll(request: &HttpRequest, worker: &Worker, code: &str) -> Result<i64, ApiError> {
-    // Its own pace is in the code. What no device was given does not reach the database.
+    // What no device was given does not reach the database, nor does one that asks too often.
     rates::check_address(request, Limit::DevicePoll).await?;
     if !random::is_random(code) {
         rates::check_address(request, Limit::FailedCredential).await?;
         return Err(ApiError::new(Code::OAuth("expired_token"), "This is no device_code."));
     }
     let digest = worker.shared.keys.codes.digest(code);
-    let mut conn = worker.shared.pool.writer().await?;
-    let told = OneTimeCode::poll(&mut conn, &digest, db::now()).await?;
-    drop(conn);
+    let (shared, now) = (&worker.shared, db::now());
+    let at = Moment { now, generation: 0 };
+    let before: Option<Waiting> = shared.cache.get(&digest, at).await;
+    if let Some(slower) = before.as_ref().and_then(|before| before.too_early(now)) {
+        shared.cache.put(&digest, &slower, at).await;
+        return Err(ApiError::new(Code::OAuth("slow_down"), "Ask 5 seconds less often."));
+    }
+    let undecided = OneTimeCode::undecided(&mut shared.pool.reader().await?, &digest, now).await?;
+    let told = match undecided {
+        Some(ends) => Poll::Pending(ends),
+        None => OneTimeCode::poll(&mut shared.pool.writer().await?, &digest, now).await?,
+    };
     let (error, message) = match told {
         Poll::Approved(user_id) => return Ok(user_id),
-        Poll::Pending => ("authorization_pending", "Nobody has decided yet."),
-        Poll::TooSoon => ("slow_down", "Ask 5 seconds less often."),
+        Poll::Pending(ends) => {
+            shared.cache.put(&digest, &Waiting::on(before.as_ref(), now, ends), at).await;
+            ("authorization_pending", "Nobody has decided yet.")
+        }
         Poll::Denied => ("access_denied", "The person did not allow it."),
         Poll::Over => {
             rates::check_address(request, Limit::FailedCredential).await?;
@@ -302,7 +314,6 @@ pub async fn device(
         user_id: None,
         created_at: now,
         expires_at: later(now, chrono::TimeDelta::seconds(DEVICE_SECONDS)),
-        poll_seconds: POLL_SECONDS,
         ip_address: origin.ip_address.as_deref(),
         user_agent: origin.user_agent.as_deref(),
     };
@@ -318,6 +329,6 @@ pub async fn device(
         device_code,
         user_code,
         expires_in: DEVICE_SECONDS,
-        interval: POLL_SECONDS,
+        interval: device::PAUSE,
     }))
 }

@@ -151,7 +151,6 @@ pub async fn decide_for_cli(
                 user_id: Some(identity.user_id),
                 created_at: now,
                 expires_at: later(now, TimeDelta::seconds(CODE_SECONDS)),
-                poll_seconds: 0,
                 ip_address: None,
                 user_agent: None,
             };

@@ -188,7 +188,8 @@ pub async fn take(
             return Ok(templates::answer(HttpResponse::BadRequest(), &shown));
         }
     };
-    let version = prices::version(&mut worker.shared.pool.reader().await?).await?;
+    let newest = prices::newest(&mut worker.shared.pool.reader().await?).await?;
+    let version = newest.map_or(0, |(id, _)| id);
     let stale = apply && agreed != Some(version);
     let imported = run(&request, &worker, &identity, entries, !apply || stale).await?;
     if apply && !stale {
