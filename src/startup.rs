@@ -201,10 +201,12 @@ impl Application {
             workers_so_far: Arc::default(),
         };
         let server = server::serve(listener, options, move || worker_app(&wiring));
-        tracing::info!(%address, inherited, region, workers, "listening");
+        let metrics_address = metrics_server.as_ref().map(|(_, address)| *address);
+        let metrics = metrics_address.map(tracing::field::display);
+        tracing::info!(%address, metrics, inherited, region, workers, "listening");
         Ok(Self {
             address,
-            metrics_address: metrics_server.as_ref().map(|(_, address)| *address),
+            metrics_address,
             server,
             metrics_server: metrics_server.map(|(server, _)| server),
             shared,

@@ -1,6 +1,7 @@
 //! Three real processes on one Postgres and one Redis, each of the two behind a relay that is cut, slowed and healed: what
 //! every instance does while a part fails (REL-15), and how long after the fault all is as before. That is printed; so is
-//! how long access lives on that was taken away. `CLUSTER_KILLS` and `CLUSTER_REVOCATIONS` set the numbers of trials.
+//! how long access lives on that was taken away. `CLUSTER_KILLS`, `CLUSTER_REVOCATIONS`, `ROLLING_RESTARTS` and
+//! `ROLLING_STREAMS` set the numbers of trials.
 
 use std::{
     collections::HashSet,
@@ -31,14 +32,17 @@ use crate::{
         redis::PrivateRedis, request_to,
     },
     lifecycle::{heir, logging_environment, serve_by},
+    rolling::{listener, number},
 };
 
 /// Three instances have up to 30 connections to a Postgres that takes a hundred.
 static ONE_AT_A_TIME: Semaphore = Semaphore::const_new(1);
 
 mod database;
+mod outside;
 mod redis;
 mod revocations;
+mod rolling;
 mod work;
 
 /// Whom admins disable and let in again.
@@ -52,10 +56,6 @@ const WITH_REDIS: Duration = Duration::from_secs(2);
 const WITHOUT: Duration = Duration::from_secs(5);
 /// What a busy machine may take for what is done at once on an idle one.
 const LONG: Duration = Duration::from_secs(30);
-
-fn number(name: &str, default: usize) -> usize {
-    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
-}
 
 /// Says how long it took to be well again, which may not be longer than the bound.
 fn recovered(row: &str, healed: Instant, bound: Duration) {
@@ -72,12 +72,10 @@ struct Instance {
 }
 
 impl Instance {
-    /// It has the socket alone: connections to one that is gone are refused.
-    async fn start(environment: Vec<(String, String)>, socket: TcpListener) -> Self {
+    async fn start(environment: Vec<(String, String)>, socket: &TcpListener) -> Self {
         let log = Arc::default();
         let lines = Arc::clone(&log);
-        let program = heir(&socket, None);
-        drop(socket);
+        let program = heir(socket, None);
         let started =
             tokio::task::spawn_blocking(move || serve_by(program, &environment, &lines)).await;
         let (child, url) = started.unwrap();
@@ -125,6 +123,8 @@ struct Key {
 /// Three instances, and everything around them.
 struct Cluster {
     instances: Vec<Instance>,
+    /// Which the instances inherited. Without them connections to one that is gone are refused.
+    sockets: Vec<TcpListener>,
     /// Dropped after the instances.
     _alone: SemaphorePermit<'static>,
     environments: Vec<Vec<(String, String)>>,
@@ -132,7 +132,7 @@ struct Cluster {
     to_redis: Relay,
     redis: PrivateRedis,
     simulator: Simulator,
-    _provider: IdentityProvider,
+    provider: IdentityProvider,
     /// As operators reach the database: past the relay.
     settings: Settings,
     keys: Keys,
@@ -141,7 +141,7 @@ struct Cluster {
     person: String,
     bystander: i64,
     database: Database,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 impl Cluster {
@@ -151,6 +151,13 @@ impl Cluster {
 
     /// With further settings. All three start at the same moment, on an empty database.
     async fn start_with(more: &[(&str, &str)]) -> Self {
+        let mut cluster = Self::start_on_sockets(more).await;
+        cluster.sockets.clear();
+        cluster
+    }
+
+    /// The same, and their sockets live on whichever of them ends.
+    async fn start_on_sockets(more: &[(&str, &str)]) -> Self {
         let alone = ONE_AT_A_TIME.acquire().await.unwrap();
         let folder = tempfile::tempdir().unwrap();
         let database = Database::on_postgres().await;
@@ -162,7 +169,7 @@ impl Cluster {
         let sign_in = IdentityConfig::default();
         let provider = IdentityProvider::start(sign_in.clone()).await.unwrap();
 
-        let sockets: Vec<_> = (0..3).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+        let sockets: Vec<_> = (0..3).map(|_| listener()).collect();
         let ports = sockets.iter().map(|socket| socket.local_addr().unwrap().port());
         let hosts: Vec<_> = ports
             .flat_map(|port| ["localhost", "127.0.0.1"].map(|name| format!("{name}:{port}")))
@@ -201,20 +208,21 @@ impl Cluster {
                 environment
             })
             .collect();
-        let starting = environments.iter().cloned().zip(sockets);
+        let starting = environments.iter().cloned().zip(&sockets);
         let starting = starting.map(|(environment, socket)| Instance::start(environment, socket));
         let instances = join_all(starting).await;
 
         let (keys, pool) = (Keys::new(&settings).unwrap(), Pool::open(&settings.database).unwrap());
         let mut cluster = Self {
             instances,
+            sockets,
             _alone: alone,
             environments,
             to_database,
             to_redis,
             redis,
             simulator,
-            _provider: provider,
+            provider,
             settings,
             keys,
             pool,
@@ -222,7 +230,7 @@ impl Cluster {
             person: String::new(),
             bystander: 0,
             database,
-            _folder: folder,
+            folder,
         };
         cluster.admin = cluster.token(ADMIN).await;
         cluster.person = cluster.token(PERSON).await;
@@ -240,7 +248,7 @@ impl Cluster {
         instance.child.wait().unwrap();
         let place = instance.url.strip_prefix("http://").unwrap().to_owned();
         let socket = TcpListener::bind(place).unwrap();
-        *instance = Instance::start(self.environments[number].clone(), socket).await;
+        *instance = Instance::start(self.environments[number].clone(), &socket).await;
     }
 
     /// A person with this address, and an access token for them.

@@ -134,7 +134,8 @@ pub fn binary() -> Command {
     command
 }
 
-/// The same with inherited sockets; one for metrics, if given, is called so.
+/// The same with inherited sockets; one for metrics, if given, is called so. Told that a file may not grow it sees an error,
+/// as with a full disk.
 pub fn heir(service: &TcpListener, metrics: Option<&TcpListener>) -> Command {
     let given = |listener: &TcpListener| Stdio::from(OwnedFd::from(listener.try_clone().unwrap()));
     let (count, also) = match metrics {
@@ -142,7 +143,7 @@ pub fn heir(service: &TcpListener, metrics: Option<&TcpListener>) -> Command {
         None => (1, ""),
     };
     let script = format!(
-        "exec 3<&0 </dev/null {also}; export LISTEN_FDS={count} LISTEN_PID=$$ LISTEN_FDNAMES=http:metrics; exec \"$0\" serve"
+        "trap '' XFSZ; exec 3<&0 </dev/null {also}; export LISTEN_FDS={count} LISTEN_PID=$$ LISTEN_FDNAMES=http:metrics; exec \"$0\" serve"
     );
     let mut command = Command::new("/bin/sh");
     command.args(["-c", &script, env!("CARGO_BIN_EXE_bedrock_proxy")]);

@@ -1,8 +1,9 @@
 //! Restarts under load with an inherited socket: no request fails, no connection is refused, no stream is cut, and every
-//! call has one row. `ROLLING_RESTARTS` and `ROLLING_STREAMS` set the numbers; `make soak` runs many.
+//! call has one row. `ROLLING_RESTARTS` and `ROLLING_STREAMS` set the numbers; `make soak` runs many. What it is made of
+//! serves for three instances, too (`cluster::rolling`).
 
 use std::{
-    cell::Cell,
+    cell::{Cell, RefCell},
     collections::HashMap,
     mem::MaybeUninit,
     net::TcpListener,
@@ -16,6 +17,7 @@ use bedrock_sso_proxy::{
     simulator::{Simulator, SimulatorConfig},
 };
 use diesel_async::RunQueryDsl;
+use futures_util::{FutureExt, future::join_all};
 use socket2::{Domain, SockRef, Socket, Type};
 use tokio::net::TcpStream;
 
@@ -34,18 +36,18 @@ const EVENTS: &str = "events=8 delay_ms=500";
 /// Clients besides the streams, of each kind.
 const CLIENTS: usize = 8;
 
-fn number(name: &str, default: usize) -> usize {
+pub fn number(name: &str, default: usize) -> usize {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
 /// A client that keeps its connection as long as it may.
 #[derive(Default)]
-struct Kept {
+pub struct Kept {
     connection: Option<TcpStream>,
     /// Requests that met a connection which the service was just closing, unanswered, and were sent again (RFC 9112,
     /// section 9.3.1).
-    met_a_close: usize,
-    reused: usize,
+    pub met_a_close: usize,
+    pub reused: usize,
 }
 
 impl Kept {
@@ -83,16 +85,42 @@ enum Asks {
     Stream,
 }
 
-struct Load {
+/// Clients of one address, until it is over.
+pub struct Load {
     url: String,
     key: String,
-    over: Cell<bool>,
+    pub over: Cell<bool>,
     /// The upstream's id of each call that was answered well.
-    answered: std::cell::RefCell<Vec<String>>,
-    failures: std::cell::RefCell<Vec<String>>,
+    answered: RefCell<Vec<String>>,
+    failures: RefCell<Vec<String>>,
 }
 
 impl Load {
+    pub fn new(url: String, key: String) -> Self {
+        let (over, answered, failures) = (Cell::default(), RefCell::default(), RefCell::default());
+        Self { url, key, over, answered, failures }
+    }
+
+    /// So many who stream, and others; half of them keep their connections.
+    pub async fn run(&self, streams: usize) -> Vec<Kept> {
+        let none = Duration::ZERO;
+        let streaming = (0..streams).map(|n| self.keep_calling(Asks::Stream, n, n % 4 < 2, none));
+        let calling = (0..2 * CLIENTS).map(|n| self.keep_calling(Asks::Plain, n, n % 4 < 2, none));
+        // These rest between calls, some for longer than an idle connection stays open.
+        let rest = |n: usize| Duration::from_millis(100 + (n as u64 * 337) % 2600);
+        let resting = (0..CLIENTS).map(|n| self.keep_calling(Asks::Plain, n, true, rest(n)));
+        let all = streaming.map(FutureExt::boxed_local).chain(calling.map(FutureExt::boxed_local));
+        join_all(all.chain(resting.map(FutureExt::boxed_local))).await
+    }
+
+    /// Nothing failed. Answers how many calls were answered.
+    pub fn answered_all(&self) -> usize {
+        let failures = self.failures.borrow();
+        let shown = &failures[..failures.len().min(20)];
+        assert!(failures.is_empty(), "{} failures: {shown:#?}", failures.len());
+        self.answered.borrow().len()
+    }
+
     fn request(&self, asks: Asks, number: usize) -> Request {
         let said = match asks {
             Asks::Plain => format!("@sim:slow delay_ms={}", 20 + number % 7 * 10),
@@ -158,29 +186,32 @@ impl Instance {
         Self { child, log }
     }
 
-    /// The end of its log.
-    fn said(&self) -> String {
-        let log = String::from_utf8_lossy(&self.log.lock().unwrap()).replace("}{", "}\n{");
-        let lines: Vec<_> = log.lines().filter(|line| !line.contains("\"answered\"")).collect();
-        lines[lines.len().saturating_sub(40)..].join("\n")
-    }
-
-    /// Sends SIGTERM and waits for the end. Answers how long that took.
     async fn stop(mut self) -> Duration {
-        let began = Instant::now();
-        let sent = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status();
-        assert!(sent.unwrap().success());
-        let ended = loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                break status;
-            }
-            assert!(began.elapsed() < Duration::from_secs(60), "it does not end: {}", self.said());
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        };
-        let log = self.said();
-        assert!(ended.success() && log.contains("\"cut\":0"), "{log}");
-        began.elapsed()
+        stop(&mut self.child, &self.log).await
     }
+}
+
+/// The end of a log.
+fn end_of(log: &Mutex<Vec<u8>>) -> String {
+    let log = String::from_utf8_lossy(&log.lock().unwrap()).replace("}{", "}\n{");
+    let lines: Vec<_> = log.lines().filter(|line| !line.contains("\"answered\"")).collect();
+    lines[lines.len().saturating_sub(40)..].join("\n")
+}
+
+/// Sends SIGTERM and waits for the end, which cuts nothing. Answers how long that took.
+pub async fn stop(child: &mut Child, log: &Mutex<Vec<u8>>) -> Duration {
+    let began = Instant::now();
+    let sent = Command::new("kill").args(["-TERM", &child.id().to_string()]).status();
+    assert!(sent.unwrap().success());
+    let ended = loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            break status;
+        }
+        assert!(began.elapsed() < Duration::from_secs(60), "it does not end: {}", end_of(log));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    assert!(ended.success() && end_of(log).contains("\"cut\":0"), "{}", end_of(log));
+    began.elapsed()
 }
 
 impl Drop for Instance {
@@ -207,25 +238,8 @@ on_both_databases!(restarts_under_load_fail_no_request_and_cut_no_stream, backen
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
     let key = command(&environment, &["key", "create", PERSON, "--name", "test"]).stdout;
     let key = String::from_utf8(key).unwrap().trim().to_owned();
-    let load = Load {
-        url,
-        key,
-        over: Cell::new(false),
-        answered: Vec::new().into(),
-        failures: Vec::new().into(),
-    };
+    let load = Load::new(url, key);
 
-    let none = Duration::ZERO;
-    let streaming = (0..streams).map(|n| load.keep_calling(Asks::Stream, n, n % 4 < 2, none));
-    let calling = (0..2 * CLIENTS).map(|n| load.keep_calling(Asks::Plain, n, n % 4 < 2, none));
-    // These rest between calls, some for longer than an idle connection stays open.
-    let rest = |n: usize| Duration::from_millis(100 + (n as u64 * 337) % 2600);
-    let resting = (0..CLIENTS).map(|n| load.keep_calling(Asks::Plain, n, true, rest(n)));
-    let clients = futures_util::future::join_all(
-        streaming.map(futures_util::FutureExt::boxed_local)
-            .chain(calling.map(futures_util::FutureExt::boxed_local))
-            .chain(resting.map(futures_util::FutureExt::boxed_local)),
-    );
     let restarting = async {
         let mut stops = Vec::new();
         for _ in 0..restarts {
@@ -235,15 +249,32 @@ on_both_databases!(restarts_under_load_fail_no_request_and_cut_no_stream, backen
         load.over.set(true);
         stops
     };
-    let (clients, stops) = tokio::join!(clients, restarting);
+    let (clients, stops) = tokio::join!(load.run(streams), restarting);
     instance.stop().await;
 
-    let failures = load.failures.into_inner();
-    assert!(failures.is_empty(), "{} failures: {:#?}", failures.len(), &failures[..failures.len().min(20)]);
-    let answered = load.answered.into_inner();
-    let rows = rows(&environment).await;
-    let calls = simulator.ledger().calls();
-    assert_eq!((rows.len(), calls.len()), (answered.len(), answered.len()));
+    let answered = load.answered_all();
+    each_has_its_row(answered, &simulator, &environment).await;
+    let reused: usize = clients.iter().map(|client| client.reused).sum();
+    let met_a_close: usize = clients.iter().map(|client| client.met_a_close).sum();
+    assert!(reused > 0, "connections were kept");
+    let longest = stops.iter().max().unwrap();
+    println!(
+        "{backend:?}: {restarts} restarts under {streams} streams: {answered} calls answered, each with its row; {reused} on kept \
+         connections, {met_a_close} of them sent again; the longest stop took {longest:?}",
+    );
+    // A client that looks before it sends rarely meets a close that it could not see.
+    let chances = (restarts + 1) * clients.len();
+    assert!(met_a_close * 20 <= chances, "{met_a_close}, when {chances} connections were closed");
+});
+
+/// So many calls reached Bedrock, and each has one row with its tokens.
+pub async fn each_has_its_row(
+    answered: usize,
+    simulator: &Simulator,
+    environment: &[(String, String)],
+) {
+    let (rows, calls) = (rows(environment).await, simulator.ledger().calls());
+    assert_eq!((rows.len(), calls.len()), (answered, answered));
     let mut by_id: HashMap<&str, &Row> =
         rows.iter().map(|row| (row.upstream_request_id.as_deref().unwrap(), row)).collect();
     for call in &calls {
@@ -255,23 +286,12 @@ on_both_databases!(restarts_under_load_fail_no_request_and_cut_no_stream, backen
             (Some(usage.input.cast_signed()), Some(usage.output.cast_signed()))
         );
     }
-    let reused: usize = clients.iter().map(|client| client.reused).sum();
-    let met_a_close: usize = clients.iter().map(|client| client.met_a_close).sum();
-    assert!(reused > 0, "connections were kept");
-    let longest = stops.iter().max().unwrap();
-    println!(
-        "{backend:?}: {restarts} restarts under {streams} streams: {} calls answered, each with its row; {reused} on kept \
-         connections, {met_a_close} of them sent again; the longest stop took {longest:?}",
-        answered.len(),
-    );
-    // A client that looks before it sends rarely meets a close that it could not see.
-    let chances = (restarts + 1) * clients.len();
-    assert!(met_a_close * 20 <= chances, "{met_a_close}, when {chances} connections were closed");
-});
+}
 
 /// With room for all who come while nobody accepts.
-fn listener() -> TcpListener {
+pub fn listener() -> TcpListener {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.set_reuse_address(true).unwrap();
     socket.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
     socket.listen(4096).unwrap();
     socket.into()
