@@ -14,7 +14,7 @@ test:    ## Run all tests; finds or starts the servers they need
 
 soak:    ## Run the long trials: 200 kills, 20 restarts under 500 streams, 500 revocations, calls without a database, races
 	SOAK_KILLS=200 SOAK_AWAY_CALLS=25000 SOAK_ROUNDS=100 SOAK_REVOCATIONS=500 ROLLING_RESTARTS=20 ROLLING_STREAMS=500 \
-		SOAK_OPENAPI_EXAMPLES=100 CLUSTER_KILLS=50 CLUSTER_REVOCATIONS=500 \
+		SOAK_OPENAPI_EXAMPLES=100 CLUSTER_KILLS=200 CLUSTER_REVOCATIONS=500 \
 		scripts/test --test api -- --nocapture --test-threads 1 kills:: rolling:: cluster:: openapi:: \
 		faults::with_the_database_away lifecycle::fifty of_fifty_ summaries::writers instances::what_one
 

@@ -7,6 +7,7 @@ use std::{
     collections::HashMap,
     mem::MaybeUninit,
     net::TcpListener,
+    path::Path,
     process::{Child, Command},
     sync::{Arc, Mutex},
     time::{Duration, Instant},
@@ -15,6 +16,7 @@ use std::{
 use bedrock_sso_proxy::{
     settings::{Need, Settings},
     simulator::{Simulator, SimulatorConfig},
+    tls,
 };
 use diesel_async::RunQueryDsl;
 use futures_util::{FutureExt, future::join_all};
@@ -234,11 +236,7 @@ on_both_databases!(restarts_under_load_fail_no_request_and_cut_no_stream, backen
     let socket = listener();
     let url = format!("http://{}", socket.local_addr().unwrap());
     let mut instance = Instance::start(&socket, &environment).await;
-    let made = command(&environment, &["user", "create", PERSON]);
-    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-    let key = command(&environment, &["key", "create", PERSON, "--name", "test"]).stdout;
-    let key = String::from_utf8(key).unwrap().trim().to_owned();
-    let load = Load::new(url, key);
+    let load = Load::new(url, key(&environment));
 
     let restarting = async {
         let mut stops = Vec::new();
@@ -267,6 +265,68 @@ on_both_databases!(restarts_under_load_fail_no_request_and_cut_no_stream, backen
     assert!(met_a_close * 20 <= chances, "{met_a_close}, when {chances} connections were closed");
 });
 
+/// Trusts this certificate alone.
+fn client_of(certificate: &Path) -> awc::Client {
+    let config = tls::client(tls::roots(Some(certificate)).unwrap(), &["http/1.1"]);
+    let connector = awc::Connector::new().rustls_0_23(Arc::new(config));
+    awc::Client::builder().connector(connector).timeout(Duration::from_secs(30)).finish()
+}
+
+#[actix_web::test]
+async fn a_socket_with_tls_changes_hands_under_load_and_no_call_fails() {
+    tls::install_provider();
+    let folder = tempfile::tempdir().unwrap();
+    let simulator = Simulator::start(SimulatorConfig::default()).await.unwrap();
+    let database = Database::on_sqlite(folder.path());
+    let mut environment = logging_environment(&database.url, folder.path(), &simulator);
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let file = |name: &str, text: String| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    let certificate = file("cert.pem", made.cert.pem());
+    let private = file("key.pem", made.signing_key.serialize_pem());
+    for (name, path) in [("CERT", &certificate), ("KEY", &private)] {
+        environment.push((format!("BEDROCK_SERVER__TLS__{name}"), path.display().to_string()));
+    }
+    let socket = listener();
+    let mut instance = Instance::start(&socket, &environment).await;
+    let key = key(&environment);
+    let port = socket.local_addr().unwrap().port();
+    let client = client_of(&certificate);
+    let ask = async |operation: &str, text: &str| {
+        let url = format!("https://localhost:{port}/bedrock/model/{MODEL}/{operation}");
+        let request = client.post(url).bearer_auth(&key).force_close();
+        let mut reply = request.send_json(&message(text)).await.unwrap();
+        assert_eq!(reply.status(), 200);
+        reply.body().limit(1 << 20).await.unwrap()
+    };
+
+    let over = Cell::new(false);
+    let calling = join_all((0..CLIENTS).map(|_| async {
+        let mut calls = 0;
+        while !over.get() {
+            ask("invoke", "@sim:slow delay_ms=20").await;
+            calls += 1;
+        }
+        calls
+    }));
+    let streaming =
+        join_all((0..CLIENTS).map(|_| ask(STREAM, "@sim:stream events=8 delay_ms=300")));
+    let restarting = async {
+        let next = Instance::start(&socket, &environment).await;
+        std::mem::replace(&mut instance, next).stop().await;
+        over.set(true);
+    };
+    let (calls, streams, ()) = tokio::join!(calling, streaming, restarting);
+    instance.stop().await;
+
+    let answered = calls.into_iter().sum::<usize>() + streams.len();
+    assert!(answered > 2 * CLIENTS, "{answered}");
+    each_has_its_row(answered, &simulator, &environment).await;
+}
+
 /// So many calls reached Bedrock, and each has one row with its tokens.
 pub async fn each_has_its_row(
     answered: usize,
@@ -286,6 +346,14 @@ pub async fn each_has_its_row(
             (Some(usage.input.cast_signed()), Some(usage.output.cast_signed()))
         );
     }
+}
+
+/// A key of a new person.
+fn key(environment: &[(String, String)]) -> String {
+    let made = command(environment, &["user", "create", PERSON]);
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let key = command(environment, &["key", "create", PERSON, "--name", "test"]).stdout;
+    String::from_utf8(key).unwrap().trim().to_owned()
 }
 
 /// With room for all who come while nobody accepts.
