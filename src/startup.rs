@@ -1,43 +1,31 @@
 //! Application: wires settings, database, actors and servers, and owns the order in which they stop.
 
+mod checks;
+mod worker;
+
 use std::{
-    cell::Cell,
     future::Future,
     net::{SocketAddr, TcpListener},
-    rc::Rc,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering::SeqCst},
-    },
+    sync::{Arc, atomic::Ordering::SeqCst},
     time::{Duration, Instant},
 };
 
 use actix::Addr;
-use actix_service::ServiceFactory;
-use actix_web::{
-    App,
-    body::MessageBody,
-    dev::{ServiceRequest, ServiceResponse},
-    middleware::{Condition, from_fn},
-    web::{Data, PathConfig, QueryConfig},
-};
-use actix_web_prom::{PrometheusMetrics, PrometheusMetricsBuilder};
+use actix_web_prom::PrometheusMetricsBuilder;
 use anyhow::Context;
-use paperclip::actix::OpenApiExt;
 use secrecy::ExposeSecret;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tracing_actix_web::TracingLogger;
 
 use crate::{
     actors::{
-        Actors, Ping, Threads,
+        Actors, Threads,
         streams::Drain,
         summary::StopJobs,
-        usage::{Flush, Record, UsageRecorder},
+        usage::{Flush, UsageRecorder},
     },
-    auth::{AdminRule, jwt, keys::Keys, providers::Provider},
-    bedrock::{Bedrock, Endpoints, credentials},
+    auth::{AdminRule, keys::Keys, providers::Provider},
+    bedrock::{Endpoints, credentials},
     cache::{Moment, TypedCache},
     db::{
         self, Pool,
@@ -45,21 +33,17 @@ use crate::{
         migrations,
         users::UserRecord,
     },
-    health::{Checks, Health},
+    health::Health,
     jobs, metrics,
     notify::Notifier,
     pricing::ledger,
-    routes::{self, error, surface},
     server::{self, Running, Server},
     settings::{self, CacheBackend, Settings, Shutdown, listen_address},
     sockets::Inherited,
-    state::{Messages, Shared, Worker},
+    state::{Messages, Shared},
     telemetry::Metrics,
     tls,
-    usage::{
-        call::{Desk, Sink},
-        journal::{Directory, Journal},
-    },
+    usage::journal::Directory,
 };
 
 /// A second signal leaves this long for streams to be told and rows to be written.
@@ -166,7 +150,7 @@ impl Application {
             &metrics,
         )
         .context("database.url")?;
-        let health = health_checks(&pool, &cache, &actors, keys.clone(), journal.clone());
+        let health = checks::health(&pool, &cache, &actors, keys.clone(), journal.clone());
         let shared =
             Shared::new(&settings, actors, pool, cache, metrics, health, journal, keys, rules);
         let shared = Arc::new(shared);
@@ -188,7 +172,7 @@ impl Application {
             .mask_unmatched_patterns("UNMATCHED")
             .build()
             .map_err(|error| anyhow::anyhow!("metrics: {error}"))?;
-        let wiring = Wiring {
+        let wiring = worker::Wiring {
             shared: shared.clone(),
             http_metrics,
             usage: settings.usage,
@@ -200,7 +184,7 @@ impl Application {
             cut_calls: cut_calls.clone(),
             workers_so_far: Arc::default(),
         };
-        let server = server::serve(listener, options, move || worker_app(&wiring));
+        let server = server::serve(listener, options, move || worker::app(&wiring));
         let metrics_address = metrics_server.as_ref().map(|(_, address)| *address);
         let metrics = metrics_address.map(tracing::field::display);
         tracing::info!(%address, metrics, inherited, region, workers, "listening");
@@ -511,175 +495,4 @@ fn open_cache(
         }
         _ => Ok(TypedCache::in_memory(settings.max_entries, CACHE_BYTES, secrets, metrics)),
     }
-}
-
-fn health_checks(
-    pool: &Pool,
-    cache: &TypedCache,
-    actors: &Actors,
-    keys: Arc<Keys>,
-    journal: Option<Arc<Directory>>,
-) -> Health {
-    let mut checks = Checks::default();
-    let database = pool.clone();
-    checks.register("database", move || {
-        let pool = database.clone();
-        async move { db::ping(&pool).await.map_err(|error| error.to_string()) }
-    });
-    let cache = cache.clone();
-    checks.register("cache", move || {
-        let cache = cache.clone();
-        async move {
-            cache.tidy().await;
-            cache.ping().await.map_err(|error| error.to_string())
-        }
-    });
-    let asked = actors.clone();
-    checks.register("actors", move || {
-        let actors = asked.clone();
-        async move {
-            let answers = tokio::join!(
-                actors.auth.address().send(Ping),
-                actors.credentials.address().send(Ping),
-                actors.providers.address().send(Ping),
-                actors.streams.address().send(Ping),
-                actors.usage.address().send(Ping),
-                actors.summary.address().send(Ping)
-            );
-            let (auth, credentials, providers, streams, usage, summary) = answers;
-            let named = [
-                ("auth", auth),
-                ("credentials", credentials),
-                ("providers", providers),
-                ("streams", streams),
-                ("usage", usage),
-                ("summary", summary),
-            ];
-            let silent: Vec<_> =
-                named.iter().filter(|(_, answer)| answer.is_err()).map(|(name, _)| *name).collect();
-            if silent.is_empty() {
-                Ok(())
-            } else {
-                Err(format!("no answer from {}", silent.join(", ")))
-            }
-        }
-    });
-    let authorization = actors.authorization.clone();
-    checks.register("aws", move || {
-        let held = authorization.load().as_ref().is_some_and(|held| held.holds_at(std::time::SystemTime::now()));
-        async move { if held { Ok(()) } else { Err("no AWS credentials at the moment".to_owned()) } }
-    });
-    checks.register("jwt", move || {
-        let signed = jwt::sign_and_verify(&keys.jwt, db::now());
-        async move { signed }
-    });
-    let reachable = actors.reachable.clone();
-    checks.register("oauth", move || {
-        let last = reachable.load_full();
-        async move {
-            let failing = last.iter().filter_map(|(name, outcome)| {
-                outcome.as_ref().err().map(|error| format!("{name}: {error}"))
-            });
-            let failing: Vec<String> = failing.collect();
-            if failing.is_empty() { Ok(()) } else { Err(failing.join("; ")) }
-        }
-    });
-    if let Some(journal) = journal {
-        checks.register("journal", move || {
-            let refusing = journal.is_refusing();
-            async move {
-                if refusing { Err("the usage journal takes no calls".to_owned()) } else { Ok(()) }
-            }
-        });
-    }
-    checks.finish()
-}
-
-/// What each worker's application is made of.
-#[derive(Clone)]
-struct Wiring {
-    shared: Arc<Shared>,
-    http_metrics: PrometheusMetrics,
-    usage: settings::Usage,
-    aws: settings::Aws,
-    cors_origins: Vec<String>,
-    endpoints: Arc<Endpoints>,
-    messages: Arc<Messages>,
-    client_tls: Arc<rustls::ClientConfig>,
-    cut_calls: CancellationToken,
-    workers_so_far: Arc<AtomicUsize>,
-}
-
-/// The application of one worker, made on the worker's own thread.
-fn worker_app(
-    wiring: &Wiring,
-) -> App<
-    impl ServiceFactory<
-        ServiceRequest,
-        Config = (),
-        Response = ServiceResponse<impl MessageBody + use<>>,
-        Error = actix_web::Error,
-        InitError = (),
-    > + use<>,
-> {
-    let Wiring { shared, usage, .. } = wiring;
-    let number = wiring.workers_so_far.fetch_add(1, SeqCst);
-    let journal = Journal::new(shared.journal.clone(), number, usage.fsync, usage.on_full);
-    let recorder = shared.actors.usage.clone();
-    let sink: Sink = Box::new(move |calls| match recorder.address().try_send(Record(calls)) {
-        Ok(()) => Ok(()),
-        Err(refused) => Err(refused.into_inner().0),
-    });
-    let desk = Desk::new(journal.clone(), shared.metrics.clone(), sink);
-    actix_rt::spawn(journal.keep_synced());
-    actix_rt::spawn(desk.clone().keep_sending());
-    let retries = shared.metrics.upstream_retries.clone();
-    let worker = Worker {
-        bedrock: Bedrock::new(
-            &wiring.aws,
-            wiring.endpoints.clone(),
-            wiring.client_tls.clone(),
-            retries,
-        ),
-        messages: wiring.messages.clone(),
-        desk,
-        shared: shared.clone(),
-        // One for each worker, so that waiting for it takes no lock that another thread takes.
-        cut: wiring.cut_calls.child_token(),
-        on_disconnect: usage.on_disconnect,
-        drains: Rc::new(Cell::new(0)),
-    };
-    App::new()
-        .app_data(Data::new(worker))
-        .app_data(QueryConfig::default().error_handler(|error, _| error::query(&error).into()))
-        .app_data(
-            PathConfig::default()
-                .error_handler(|error, request| error::path(&error, request).into()),
-        )
-        .wrap(from_fn(error::in_shape))
-        .wrap(Condition::new(!wiring.cors_origins.is_empty(), cors(&wiring.cors_origins)))
-        .wrap(from_fn(surface::guard))
-        .wrap(wiring.http_metrics.clone())
-        .wrap(TracingLogger::<surface::AccessLog>::new())
-        .wrap_api_with_spec(routes::docs::defaults())
-        .configure(routes::configure)
-        .build()
-        .configure(routes::pages::configure)
-}
-
-/// SEC-48: listed origins only, exactly, without cookies.
-fn cors(origins: &[String]) -> actix_cors::Cors {
-    let cors = actix_cors::Cors::default()
-        .allowed_methods(["GET", "POST", "PATCH", "PUT", "DELETE"])
-        .allow_any_header()
-        .expose_headers([
-            "request-id",
-            "retry-after",
-            "x-amzn-errortype",
-            "x-amzn-requestid",
-            "x-request-id",
-            "x-should-retry",
-        ])
-        .max_age(3600);
-    origins.iter().fold(cors, |cors, origin| cors.allowed_origin(origin))
 }

@@ -1,15 +1,9 @@
 //! AuthActor: checks credentials, and owns what is known of them. [`Known`] is the cache it fills and every worker
 //! reads; a call whose credential is known waits for no other thread.
 
-use std::{
-    cell::Cell,
-    collections::HashMap,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
-    time::{Duration, Instant},
-};
+mod known;
+
+use std::{cell::Cell, collections::HashMap, sync::Arc, time::Duration};
 
 use actix::{
     Actor, ActorFutureExt, AsyncContext, Context, Handler, Message, ResponseActFuture, WrapFuture,
@@ -19,7 +13,8 @@ use futures_util::{
     FutureExt,
     future::{LocalBoxFuture, Shared},
 };
-use moka::sync::Cache;
+use known::NOTE_USE_MS;
+pub use known::{Known, Lookup};
 
 use super::{
     Place,
@@ -34,106 +29,16 @@ use crate::{
     },
     cache::{Moment, News, TypedCache},
     db::{
-        self, DbError, Pool, Timestamp, api_keys::ApiKeyRecord, one_time_codes::OneTimeCode,
+        self, DbError, Pool, api_keys::ApiKeyRecord, one_time_codes::OneTimeCode,
         sessions::SessionRecord, users,
     },
-    settings,
     telemetry::Metrics,
 };
 
 /// How often the database is asked whether access was taken away somewhere.
 const CHECK_EVERY: Duration = Duration::from_secs(1);
-/// How long an unknown credential is remembered, so that repeating it does not reach the database.
-const REMEMBER_REFUSAL: Duration = Duration::from_secs(5);
-/// The last use of a key or session is written at most this often (SEC-11).
-const NOTE_USE_MS: u64 = 60_000;
 /// Keys whose end is noted in one go.
 const EXPIRED: i64 = 500;
-
-/// Credentials that were checked lately, good and bad.
-pub struct Known {
-    good: Cache<CredentialDigest, Arc<Entry>>,
-    refused: Cache<CredentialDigest, Refusal>,
-    start: Instant,
-    /// When the database last confirmed that nothing was taken away, in milliseconds since `start`.
-    confirmed: AtomicU64,
-    max_age_ms: u64,
-}
-
-struct Entry {
-    identity: Arc<Identity>,
-    checked: u64,
-    used: AtomicU64,
-}
-
-/// What [`Known::get`] can tell.
-#[derive(Debug)]
-pub enum Lookup {
-    /// `note_use`: this use is worth a [`Used`] message.
-    Good {
-        identity: Arc<Identity>,
-        note_use: bool,
-    },
-    Refused(Refusal),
-    Unknown,
-}
-
-impl Known {
-    pub fn new(cache: &settings::Cache, auth: &settings::Auth) -> Self {
-        Self {
-            good: Cache::builder()
-                .max_capacity(cache.max_entries)
-                .time_to_live(Duration::from_secs(cache.validation_ttl))
-                .build(),
-            refused: Cache::builder()
-                .max_capacity(cache.max_entries)
-                .time_to_live(REMEMBER_REFUSAL)
-                .build(),
-            start: Instant::now(),
-            confirmed: AtomicU64::new(0),
-            max_age_ms: auth.identity_max_age_seconds * 1000,
-        }
-    }
-
-    /// An entry counts until its credential ends, and no longer than `identity_max_age_seconds` after the database
-    /// last confirmed it.
-    pub fn get(&self, digest: &CredentialDigest, now: Timestamp) -> Lookup {
-        let Some(entry) = self.good.get(digest) else {
-            return self.refused.get(digest).map_or(Lookup::Unknown, Lookup::Refused);
-        };
-        let clock = self.clock();
-        let confirmed = entry.checked.max(self.confirmed.load(Relaxed));
-        let ended = entry.identity.ends.is_some_and(|end| end <= now);
-        if ended || clock.saturating_sub(confirmed) > self.max_age_ms {
-            return Lookup::Unknown;
-        }
-        let used = entry.used.load(Relaxed);
-        let due = clock.saturating_sub(used) >= NOTE_USE_MS;
-        let note_use = due && entry.used.compare_exchange(used, clock, Relaxed, Relaxed).is_ok();
-        Lookup::Good { identity: entry.identity.clone(), note_use }
-    }
-
-    /// Identities that are held at the moment, about, and how many there may be.
-    pub fn size(&self) -> (u64, u64) {
-        let most = self.good.policy().max_capacity().unwrap_or(u64::MAX);
-        (self.good.entry_count(), most)
-    }
-
-    fn clock(&self) -> u64 {
-        u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)
-    }
-
-    /// Whether the database confirmed lately enough that the epoch is what it is.
-    fn is_confirmed(&self) -> bool {
-        let confirmed = self.confirmed.load(Relaxed);
-        confirmed > 0 && self.clock().saturating_sub(confirmed) <= self.max_age_ms
-    }
-
-    fn forget_all(&self) {
-        self.good.invalidate_all();
-        self.refused.invalidate_all();
-    }
-}
 
 /// Check this credential. Answers with the identity behind it.
 #[derive(Message)]
@@ -280,19 +185,13 @@ impl AuthActor {
         }
         match loaded {
             Ok(good) => {
-                let now = self.known.clock();
-                let identity = Arc::new(good.checked.identity.clone());
-                let checked = if good.afresh { now } else { 0 };
-                // A first use is noted at once, by whoever remembers it.
-                let entry = Entry { identity, checked, used: AtomicU64::new(now) };
-                self.known.good.insert(digest, Arc::new(entry));
+                self.known.remember(digest, good.checked.identity.clone(), good.afresh);
             }
             Err(error) => {
                 // What is not yet valid may be so in a second.
                 let refusal = error.refusal().filter(|refusal| *refusal != Refusal::NotYetValid);
                 if let Some(refusal) = refusal {
-                    self.known.good.invalidate(&digest);
-                    self.known.refused.insert(digest, refusal);
+                    self.known.refuse(digest, refusal);
                 }
             }
         }
@@ -311,7 +210,7 @@ impl AuthActor {
         if before != Some(epoch) {
             self.forget_all();
         }
-        self.known.confirmed.fetch_max(asked, Relaxed);
+        self.known.confirm(asked);
         // A full mailbox is no loss: the supervisor is told at the next look.
         self.untold |= before != Some(epoch);
         if self.untold {
@@ -358,8 +257,7 @@ impl Actor for AuthActor {
         context.notify(Revalidate);
         context.run_interval(CHECK_EVERY, |_, context| context.notify(Revalidate));
         context.run_interval(self.tidy_every, |actor, context| {
-            actor.known.good.run_pending_tasks();
-            actor.known.refused.run_pending_tasks();
+            actor.known.tidy();
             let now = db::now();
             // Each by itself: one that fails does not keep the others from being done.
             actor.write_in_background(context, "clearing away sessions", async move |conn| {
@@ -467,142 +365,4 @@ impl Handler<Told> for AuthActor {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::settings::{Need, Settings};
-
-    const NOW: fn() -> Timestamp = db::now;
-
-    async fn actor() -> AuthActor {
-        let secret =
-            ("BEDROCK_JWT__SECRET".to_owned(), "a-secret-for-this-test-with-32-bytes".to_owned());
-        let memory = ("BEDROCK_DATABASE__ENABLED".to_owned(), "false".to_owned());
-        let settings =
-            Settings::from_layers(None, [secret, memory].into_iter(), Need::Service).unwrap();
-        let known = Arc::new(Known::new(&settings.cache, &settings.auth));
-        let keys = Arc::new(Keys::new(&settings).unwrap());
-        let pool = Pool::open(&settings.database).unwrap();
-        let policy = Policy::current(&settings);
-        let tidy_every = Duration::from_secs(settings.cache.cleanup_interval);
-        let metrics = Metrics::new().unwrap();
-        let gauge = metrics.live_streams.clone();
-        let supervised = pool.clone();
-        let cache = TypedCache::in_memory(100, 1 << 20, &keys.cache, metrics.clone());
-        let shared = cache.clone();
-        let streams = Place::start(actix::Arbiter::new().handle(), move || {
-            StreamSupervisor::new(supervised.clone(), shared.clone(), "here".into(), gauge.clone())
-        });
-        AuthActor::new(pool, cache, keys, policy, known, streams, tidy_every, metrics)
-    }
-
-    fn loaded(ends: Option<Timestamp>, afresh: bool) -> Result<Arc<Loaded>, AuthError> {
-        let credential = CredentialId::ApiKey(3);
-        let identity = Identity { user_id: 7, credential, admin: false, ends };
-        let checked = Checked { identity, re_digest: None, last_used: None };
-        Ok(Arc::new(Loaded { checked, afresh }))
-    }
-
-    fn good(ends: Option<Timestamp>) -> Result<Arc<Loaded>, AuthError> {
-        loaded(ends, true)
-    }
-
-    #[actix_rt::test]
-    async fn what_others_checked_holds_as_long_as_the_database_confirms_it() {
-        let mut actor = actor().await;
-        let given = Credential::parse(&format!("SSOK_{}", "a".repeat(32))).unwrap();
-        assert_eq!(actor.cached_from(&given), None, "nothing is known of the database yet");
-        actor.remember([5; 32], &loaded(None, false), actor.generation);
-        actor.known.confirmed.store(1, Relaxed);
-        assert!(matches!(actor.known.get(&[5; 32], NOW()), Lookup::Good { .. }));
-
-        actor.saw_epoch(5, 1);
-        assert_eq!(actor.cached_from(&given), Some(5));
-        actor.told = 7;
-        assert_eq!(actor.cached_from(&given), Some(7), "another instance knows of more");
-
-        actor.known = Arc::new(Known { max_age_ms: 0, ..known_of(&actor) });
-        actor.known.confirmed.store(1, Relaxed);
-        while actor.known.clock() < 2 {
-            std::hint::spin_loop();
-        }
-        assert_eq!(actor.cached_from(&given), None, "that is too long ago");
-        actor.remember([6; 32], &loaded(None, false), actor.generation);
-        assert!(matches!(actor.known.get(&[6; 32], NOW()), Lookup::Unknown));
-    }
-
-    /// The same, empty.
-    fn known_of(actor: &AuthActor) -> Known {
-        let (_, most) = actor.known.size();
-        let cache = || Cache::builder().max_capacity(most).build();
-        let (good, refused) = (cache(), Cache::builder().max_capacity(most).build());
-        Known { good, refused, start: Instant::now(), confirmed: AtomicU64::new(0), max_age_ms: 0 }
-    }
-
-    #[actix_rt::test]
-    async fn only_what_is_new_is_told() {
-        let mut actor = actor().await;
-        assert_eq!(actor.saw_epoch(5, 0), None, "the first look");
-        assert_eq!(actor.saw_epoch(5, 0), None);
-        assert_eq!(actor.saw_epoch(6, 0), Some(News::AccessTaken { epoch: 6 }));
-        actor.told = 8;
-        assert_eq!(actor.saw_epoch(8, 0), None, "another instance told of it");
-    }
-
-    #[actix_rt::test]
-    async fn a_check_that_began_before_access_was_taken_away_is_not_remembered_after() {
-        let mut actor = actor().await;
-        let (digest, began) = ([1; 32], actor.generation);
-        actor.saw_epoch(5, 0);
-        let later = actor.generation;
-
-        actor.remember(digest, &good(None), began);
-        assert!(matches!(actor.known.get(&digest, NOW()), Lookup::Unknown));
-
-        actor.remember(digest, &good(None), later);
-        assert!(matches!(actor.known.get(&digest, NOW()), Lookup::Good { .. }));
-        actor.saw_epoch(5, 0);
-        assert!(
-            matches!(actor.known.get(&digest, NOW()), Lookup::Good { .. }),
-            "nothing was taken away"
-        );
-        actor.saw_epoch(6, 0);
-        assert!(matches!(actor.known.get(&digest, NOW()), Lookup::Unknown));
-    }
-
-    #[actix_rt::test]
-    async fn an_identity_ends_with_its_credential() {
-        let actor = actor().await;
-        let end = NOW() + chrono::TimeDelta::seconds(60);
-
-        actor.remember([2; 32], &good(Some(end)), actor.generation);
-
-        assert!(matches!(
-            actor.known.get(&[2; 32], end - chrono::TimeDelta::milliseconds(1)),
-            Lookup::Good { .. }
-        ));
-        assert!(matches!(actor.known.get(&[2; 32], end), Lookup::Unknown));
-    }
-
-    #[actix_rt::test]
-    async fn a_refusal_is_remembered_and_a_database_that_is_away_is_not() {
-        let actor = actor().await;
-        let away = DbError::Unavailable("away".into());
-
-        actor.remember([3; 32], &Err(AuthError::Refused(Refusal::Unknown)), actor.generation);
-        actor.remember([4; 32], &Err(AuthError::from(away)), actor.generation);
-
-        assert!(matches!(actor.known.get(&[3; 32], NOW()), Lookup::Refused(Refusal::Unknown)));
-        assert!(matches!(actor.known.get(&[4; 32], NOW()), Lookup::Unknown));
-    }
-
-    #[actix_rt::test]
-    async fn many_who_ask_at_once_share_one_check() {
-        let mut actor = actor().await;
-        let given = Credential::parse(&format!("SSOK_{}", "a".repeat(32))).unwrap();
-
-        let (first, second) = (actor.load(&given), actor.load(&given));
-
-        assert!(first.ptr_eq(&second));
-        assert_eq!(actor.loading.len(), 1);
-    }
-}
+mod tests;
