@@ -16,7 +16,7 @@ use actix_web::{
     FromRequest, HttpRequest, HttpResponse, Route,
     dev::Payload,
     guard,
-    http::header::{self, EntityTag, IfNoneMatch},
+    http::header::{self, AcceptEncoding, ContentEncoding, Encoding, EntityTag, IfNoneMatch},
     web,
 };
 use futures_util::future::LocalBoxFuture;
@@ -244,8 +244,13 @@ fn see(path: &str) -> HttpResponse {
 }
 
 /// Files that pages load. A name with the file's digest is for ever; any other is asked for again each time.
+///
+/// These alone are compressed, and only for clients that say they take it. Pages and the API carry secrets beside text that
+/// others may have a part in, and the length of what is compressed would tell of them (BREACH); answers of models pass as they
+/// are. A file here is the same for everybody.
 async fn asset(
     path: web::Path<String>,
+    accepted: Option<web::Header<AcceptEncoding>>,
     known: Option<web::Header<IfNoneMatch>>,
 ) -> Result<HttpResponse, ApiError> {
     let (asset, current) = assets::find(&path)
@@ -254,7 +259,17 @@ async fn asset(
         true => "public, max-age=31536000, immutable",
         false => "no-cache",
     };
-    let tag = EntityTag::new_strong(asset.tag.clone());
+    let gzipped = match accepted.is_some_and(|web::Header(accepted)| takes_gzip(&accepted)) {
+        true if asset.is_gzipped() => asset.gzipped(),
+        // Not on this thread, where streams wait.
+        true => web::block(|| asset.gzipped()).await.unwrap_or_default(),
+        false => None,
+    };
+    // What is sent is other bytes, so it has another tag.
+    let tag = EntityTag::new_strong(match &gzipped {
+        Some(_) => format!("{}-gzip", asset.tag),
+        None => asset.tag.clone(),
+    });
     let unchanged = known.is_some_and(|web::Header(known)| match known {
         IfNoneMatch::Any => true,
         IfNoneMatch::Items(tags) => tags.iter().any(|known| known.weak_eq(&tag)),
@@ -262,7 +277,18 @@ async fn asset(
     let mut response = if unchanged { HttpResponse::NotModified() } else { HttpResponse::Ok() };
     response
         .insert_header((header::CACHE_CONTROL, caching))
+        .insert_header((header::VARY, header::ACCEPT_ENCODING.as_str()))
         .insert_header(header::ETag(tag))
         .insert_header((header::CONTENT_TYPE, asset.kind));
-    Ok(if unchanged { response.finish() } else { response.body(asset.content) })
+    Ok(match gzipped {
+        _ if unchanged => response.finish(),
+        Some(gzipped) => response.insert_header(ContentEncoding::Gzip).body(gzipped),
+        None => response.body(asset.content),
+    })
+}
+
+/// Whether a client names gzip, and likes nothing of ours better. Without `Accept-Encoding` nothing is compressed.
+fn takes_gzip(accepted: &AcceptEncoding) -> bool {
+    let ours = [Encoding::gzip(), Encoding::identity()];
+    accepted.negotiate(ours.iter()) == Some(Encoding::gzip())
 }

@@ -1,8 +1,14 @@
-//! Files that pages load, compiled in. Each has a name with its digest in it, so that browsers may keep it for ever.
+//! Files that pages load, compiled in. Each has a name with its digest in it, so that browsers may keep it for ever, and is
+//! compressed once, when it is first asked for that way.
 
-use std::sync::LazyLock;
+use std::{
+    io::Write,
+    sync::{LazyLock, OnceLock},
+};
 
 use aws_lc_rs::digest;
+use bytes::Bytes;
+use flate2::{Compression, write::GzEncoder};
 
 /// A file, as browsers are given it.
 pub struct Asset {
@@ -12,6 +18,7 @@ pub struct Asset {
     /// The beginning of its SHA-256, in hex.
     pub tag: String,
     url: String,
+    gzipped: OnceLock<Option<Bytes>>,
 }
 
 macro_rules! assets {
@@ -39,8 +46,26 @@ impl Asset {
         let tag = digest::digest(&digest::SHA256, content);
         let tag = hex::encode(&tag.as_ref()[..8]);
         let (stem, extension) = name.split_once('.').unwrap_or((name, ""));
-        Self { name, kind, content, url: format!("/static/{stem}.{tag}.{extension}"), tag }
+        let url = format!("/static/{stem}.{tag}.{extension}");
+        Self { name, kind, content, tag, url, gzipped: OnceLock::new() }
     }
+
+    /// It in gzip, if that is shorter. The first call makes it, which takes a moment for a large file:
+    /// [`Self::is_gzipped`] says whether it is made.
+    pub fn gzipped(&self) -> Option<Bytes> {
+        self.gzipped.get_or_init(|| gzip(self.content)).clone()
+    }
+
+    /// Whether [`Self::gzipped`] answers at once.
+    pub fn is_gzipped(&self) -> bool {
+        self.gzipped.get().is_some()
+    }
+}
+
+fn gzip(content: &[u8]) -> Option<Bytes> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
+    let written = encoder.write_all(content).and_then(|()| encoder.finish());
+    written.ok().filter(|shorter| shorter.len() < content.len()).map(Bytes::from)
 }
 
 /// Where a file is, by its plain name.

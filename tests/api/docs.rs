@@ -1,10 +1,14 @@
 //! The OpenAPI document.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, io::Read};
 
-use bedrock_sso_proxy::routes::{Access, ROUTES, docs};
+use bedrock_sso_proxy::{
+    routes::{Access, ROUTES, docs},
+    templates::assets,
+};
+use flate2::read::GzDecoder;
 
-use crate::helpers::spawn_app;
+use crate::helpers::{MODEL, spawn_app};
 
 #[test]
 fn the_document_and_the_route_table_name_the_same_routes() {
@@ -202,6 +206,98 @@ async fn the_page_has_the_policy_of_pages_and_only_files_of_its_own() {
         assert!(caching.contains("immutable"), "{file}: {caching}");
     }
     assert!(!text.contains("<style") && !text.contains("http"), "{text}");
+}
+
+/// A header that tells of the file, and not of the request.
+const NOT_OF_THE_FILE: [&str; 2] = ["date", "x-request-id"];
+
+#[actix_web::test]
+async fn files_are_compressed_for_clients_that_take_it_and_stay_the_same() {
+    let app = spawn_app().await;
+    for (name, at_most) in [("swagger-ui-bundle.js", 600_000), ("app.css", 6_000)] {
+        let path = assets::url(name);
+        let whole = app.get(path).send().await;
+
+        let shorter = app.get(path).header("accept-encoding", "br, gzip;q=0.8").send().await;
+        let head = app.get(path).method("HEAD").header("accept-encoding", "gzip").send().await;
+
+        assert_eq!(shorter.header("content-encoding"), Some("gzip"), "{name}");
+        assert!(shorter.body.len() < at_most, "{name}: {}", shorter.body.len());
+        let mut text = Vec::new();
+        GzDecoder::new(&shorter.body[..]).read_to_end(&mut text).unwrap();
+        assert!(text == whole.body, "{name} is not what it was");
+        // Whatever else is said is said of both.
+        for (header, value) in &whole.headers {
+            if !["content-length", "etag"].contains(&header.as_str())
+                && !NOT_OF_THE_FILE.contains(&header.as_str())
+            {
+                assert_eq!(shorter.headers.get(header), Some(value), "{name}: {header}");
+            }
+        }
+        assert_eq!(whole.header("vary"), Some("accept-encoding"), "{name}");
+        assert_eq!(whole.header("content-encoding"), None, "{name}");
+        assert_ne!(whole.header("etag"), shorter.header("etag"), "{name}");
+        assert!(head.body.is_empty(), "{name}");
+        for (header, value) in &shorter.headers {
+            if !NOT_OF_THE_FILE.contains(&header.as_str()) {
+                assert_eq!(head.headers.get(header), Some(value), "HEAD of {name}: {header}");
+            }
+        }
+    }
+}
+
+#[actix_web::test]
+async fn a_file_that_is_kept_in_one_form_is_not_taken_for_the_other() {
+    let app = spawn_app().await;
+    let path = assets::url("app.css");
+    let tags =
+        [("identity", app.get(path)), ("gzip", app.get(path).header("accept-encoding", "gzip"))];
+    let mut kept = Vec::new();
+    for (form, request) in tags {
+        kept.push((form, request.send().await.header("etag").unwrap().to_owned()));
+    }
+
+    for (form, tag) in &kept {
+        for asked in ["identity", "gzip"] {
+            let request = app.get(path).header("accept-encoding", asked);
+            let reply = request.header("if-none-match", tag).send().await;
+
+            let expected = if *form == asked { 304 } else { 200 };
+            assert_eq!(reply.status, expected, "{form} is kept, {asked} is asked for");
+            assert_eq!(reply.header("vary"), Some("accept-encoding"));
+            assert!(reply.header("cache-control").unwrap().contains("immutable"));
+            if expected == 304 {
+                assert!(reply.body.is_empty());
+                assert_eq!(reply.header("etag"), Some(tag.as_str()));
+            }
+        }
+    }
+}
+
+#[actix_web::test]
+async fn nothing_is_compressed_that_was_not_asked_to_be_and_nothing_but_files() {
+    let app = spawn_app().await;
+    let key = app.create_key("dev@example.com").await;
+    let path = assets::url("app.css");
+    for accepted in
+        ["", "*", "identity", "gzip;q=0", "identity, gzip;q=0.5", "br", "*;q=0", "not, a;list"]
+    {
+        let reply = app.get(path).header("accept-encoding", accepted).send().await;
+
+        assert_eq!(reply.status, 200, "{accepted}");
+        assert_eq!(reply.header("content-encoding"), None, "{accepted}");
+    }
+    for path in
+        ["/login", "/docs", "/openapi.json", "/health", "/auth/providers", "/static/nothing.css"]
+    {
+        let reply = app.get(path).header("accept-encoding", "gzip").send().await;
+
+        assert_eq!(reply.header("content-encoding"), None, "{path}");
+    }
+    let call = app.post(&format!("/bedrock/model/{MODEL}/converse")).bearer(&key);
+    let body = serde_json::json!({"messages": [{"role": "user", "content": [{"text": "Hello"}]}]});
+    let reply = call.header("accept-encoding", "gzip").json(&body).send().await;
+    assert_eq!((reply.status.as_u16(), reply.header("content-encoding")), (200, None));
 }
 
 #[actix_web::test]
