@@ -13,6 +13,7 @@ pub mod migrate;
 mod progress;
 pub mod seed;
 pub mod serve;
+pub mod session;
 pub mod settings;
 pub mod token;
 pub mod user;
@@ -73,6 +74,9 @@ pub enum Command {
     /// API keys made by an operator.
     #[command(after_help = "Example: bedrock_proxy key create dev@example.com --name laptop")]
     Key(key::Args),
+    /// Sign-ins that are under way: end them.
+    #[command(after_help = "Example: bedrock_proxy session end --all")]
+    Session(session::Args),
     /// The audit log.
     #[command(after_help = "Example: bedrock_proxy audit verify || echo the log was changed")]
     Audit(audit::Args),
@@ -112,10 +116,16 @@ async fn open_database(settings: &Database) -> anyhow::Result<Pool> {
 
 /// A database that is there already, with the schema of this binary: nothing is made or migrated.
 async fn open_existing_database(settings: &Database) -> anyhow::Result<Pool> {
-    if let Some(path) = settings.sqlite_path().filter(|path| !path.exists()) {
-        bail!("there is no database at {} (database.url)", path.display());
-    }
+    must_exist(settings)?;
     open_database(&Database { migration_on_startup: false, ..settings.clone() }).await
+}
+
+/// For a command that would be pointless on a database that it makes itself.
+fn must_exist(settings: &Database) -> anyhow::Result<()> {
+    match settings.sqlite_path().filter(|path| !path.exists()) {
+        Some(path) => bail!("there is no database at {} (database.url)", path.display()),
+        None => Ok(()),
+    }
 }
 
 /// The person with this id or e-mail address, whatever they sign in with.

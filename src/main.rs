@@ -37,6 +37,9 @@ async fn run(cli: Cli) -> anyhow::Result<std::process::ExitCode> {
         Command::Settings(args) => return cli::settings::run(&args, file),
         Command::User(args) => cli::user::run(args, &load(Need::Service)?).await?,
         Command::Key(args) => cli::key::run(args, &load(Need::Service)?).await?,
+        Command::Session(args) => {
+            cli::session::run(args, &load(Need::Database)?.database).await?;
+        }
         Command::Audit(args) => {
             return cli::audit::run(args, &load(Need::Database)?.database).await;
         }

@@ -68,6 +68,7 @@ pub const TYPES: &[&str] = &[
     "session_created",
     "session_ended",
     "sessions_ended_by_admin",
+    "sessions_ended_by_operator",
     "settings_reloaded",
     "sign_in",
     "sign_in_code_reused",

@@ -174,6 +174,17 @@ impl SessionRecord {
         })
     }
 
+    /// Ends all sessions of everybody, with everything that stands on them. Answers how many were live; there is an event
+    /// in any case, as what is allowed and was not fetched yet ends, too.
+    pub async fn end_every(conn: &mut Conn, event: Event<'_>) -> Result<usize, DbError> {
+        in_audited_transaction!(conn, c => {
+            let ended = c.end_every_session(event.at).await?;
+            let metadata = serde_json::json!({ "sessions_ended": ended });
+            c.append(Event { object: "sessions".to_owned(), metadata, ..event }).await?;
+            Ok::<usize, DbError>(ended)
+        })
+    }
+
     /// Notes that a session is in use.
     pub async fn touch(conn: &mut Conn, id: &str, now: Timestamp) -> Result<(), DbError> {
         let update = diesel::update(sessions::table.find(id)).set(sessions::last_seen_at.eq(now));

@@ -35,6 +35,9 @@ pub(crate) trait Steps: Append {
         now: Timestamp,
     ) -> Result<Vec<String>, DbError>;
 
+    /// Ends everybody's sessions and refresh tokens, and what would become such. Answers how many sessions were live.
+    async fn end_every_session(&mut self, now: Timestamp) -> Result<usize, DbError>;
+
     /// Writes down whether a person is an admin. A change ends their sessions in browsers: the next has a new id.
     async fn note_admin(
         &mut self,
@@ -99,6 +102,26 @@ macro_rules! steps {
                     self.bump_epoch().await?;
                 }
                 Ok(ids)
+            }
+
+            async fn end_every_session(&mut self, now: Timestamp) -> Result<usize, DbError> {
+                let live = sessions::table
+                    .filter(sessions::ended_at.is_null())
+                    .filter(sessions::expires_at.gt(now));
+                let ended = sessions::ended_at.eq(now);
+                let count = diesel::update(live).set(ended).execute(self).await?;
+                let tokens = refresh_tokens::table.filter(refresh_tokens::revoked_at.is_null());
+                let revoked = refresh_tokens::revoked_at.eq(now);
+                diesel::update(tokens).set(revoked).execute(self).await?;
+                // What was allowed becomes no session: neither what was not fetched yet, nor what is being made of a code.
+                let allowed = one_time_codes::table
+                    .filter(one_time_codes::kind.ne("state"))
+                    .filter(one_time_codes::user_id.is_not_null())
+                    .filter(one_time_codes::session_id.is_null());
+                let over = (one_time_codes::used_at.eq(now), one_time_codes::denied_at.eq(now));
+                diesel::update(allowed).set(over).execute(self).await?;
+                self.bump_epoch().await?;
+                Ok(count)
             }
 
             async fn note_admin(

@@ -240,8 +240,8 @@ async fn settings_are_shown_without_secrets_and_checked_in_full() {
 #[test]
 fn every_command_s_help_has_an_example() {
     for command_name in [
-        "serve", "demo", "init", "migrate", "settings", "user", "key", "audit", "health", "job",
-        "seed", "login", "token", "logout",
+        "serve", "demo", "init", "migrate", "settings", "user", "key", "session", "audit",
+        "health", "job", "seed", "login", "token", "logout",
     ] {
         let help = command(&[], &[command_name, "--help"]);
 

@@ -1,9 +1,12 @@
 //! Tokens of programs: refreshed once each, ended with their session, and never two for one.
 
+use std::time::Duration;
+
+use futures_util::StreamExt;
 use serde_json::{Value, json};
 
 use crate::helpers::{
-    Browser, MODEL, Reply, TestServer, TestServerBuilder, message, on_both_databases,
+    Browser, MODEL, Reply, TestServer, TestServerBuilder, eventually, message, on_both_databases,
 };
 
 const DEVELOPER: &str = "1002";
@@ -232,6 +235,96 @@ on_both_databases!(sessions_are_listed_and_ended_by_their_owner_alone, backend =
     assert_eq!(browser.api("DELETE", &path, None).await.status, 204, "again");
     assert_eq!(browser.get("/auth/sessions").await.json()["total"], 1);
 });
+
+on_both_databases!(an_operator_ends_everybody_s_sessions_and_no_key, backend => {
+    let app = builder().backend(backend).start().await;
+    let (browser, other) = (app.signed_in(DEVELOPER).await, app.signed_in("1001").await);
+    let (program, others) = (tokens(&browser).await, tokens(&other).await);
+    let key = app.create_key("keyed@example.com").await;
+    let slow = message("hi @sim:stream events=100 delay_ms=100");
+    let stream = |bearer: &str| app.call(MODEL, "invoke-with-response-stream", &slow).bearer(bearer).open();
+    let (mut of_session, mut of_key) = (stream(text(&program, "access_token")).await, stream(&key).await);
+    for stream in [&mut of_session, &mut of_key] {
+        stream.next().await.unwrap().unwrap();
+    }
+
+    let ended = app.command(&["session", "end", "--all"]);
+
+    // Nobody tells the service: it looks every second.
+    let said = String::from_utf8(ended.stdout).unwrap();
+    assert_eq!((ended.status.code(), said.trim()), (Some(0), "4 sessions ended, of everybody"));
+    let noticed = eventually(Duration::from_secs(5), || async {
+        status(&app, text(&program, "access_token")).await == 401
+    });
+    assert!(noticed.await);
+    for (browser, tokens) in [(&browser, &program), (&other, &others)] {
+        assert_eq!(browser.get("/auth/me").await.status, 401);
+        assert_eq!(refresh(&app, text(tokens, "refresh_token")).await.status, 400);
+        assert_eq!(status(&app, text(tokens, "access_token")).await, 401);
+    }
+    let mut last_words = Vec::new();
+    while let Some(Ok(piece)) = of_session.next().await {
+        last_words.extend_from_slice(&piece);
+    }
+    assert!(String::from_utf8_lossy(&last_words).contains("accessDeniedException"));
+    assert_eq!(status(&app, &key).await, 200, "keys go on");
+    assert!(of_key.next().await.unwrap().is_ok(), "and so do their streams");
+    assert_eq!(app.audited("refresh_reused").await, 0);
+    let event = app.audit().await.into_iter().find(|entry| entry.event_type == "sessions_ended_by_operator");
+    let event = event.unwrap();
+    assert_eq!((event.actor.as_str(), event.object.as_str(), event.user_id), ("operator", "sessions", None));
+    assert_eq!(event.metadata, r#"{"sessions_ended":4}"#);
+    assert!(app.command(&["audit", "verify"]).status.success());
+    assert_eq!(app.signed_in(DEVELOPER).await.get("/auth/me").await.status, 200, "who signs in again is in");
+});
+
+on_both_databases!(an_operator_ends_one_person_s_sessions, backend => {
+    let app = builder().backend(backend).start().await;
+    let (browser, other) = (app.signed_in(DEVELOPER).await, app.signed_in("1001").await);
+    let (program, others) = (tokens(&browser).await, tokens(&other).await);
+    let me = browser.get("/auth/me").await.json();
+    let end = |who: &str| app.command(&["session", "end", "--user", who]);
+
+    let ended = end(me["email"].as_str().unwrap());
+
+    let said = String::from_utf8(ended.stdout).unwrap();
+    assert!(said.trim().ends_with(": 2 sessions ended"), "{said}");
+    app.revalidate().await;
+    assert_eq!(browser.get("/auth/me").await.status, 401);
+    assert_eq!(status(&app, text(&program, "access_token")).await, 401);
+    assert_eq!(refresh(&app, text(&program, "refresh_token")).await.status, 400);
+    assert_eq!(other.get("/auth/me").await.status, 200);
+    assert_eq!(refresh(&app, text(&others, "refresh_token")).await.status, 200);
+    let again = end(&me["id"].to_string());
+    assert!(String::from_utf8(again.stdout).unwrap().trim().ends_with(": 0 sessions ended"));
+    assert!(!end("nobody@example.com").status.success());
+    let events: Vec<_> = app.audit().await.into_iter().filter(|entry| entry.event_type == "sessions_ended_by_operator").collect();
+    assert_eq!(events.len(), 1, "what changed nothing is no event");
+    assert_eq!((events[0].user_id, &events[0].actor), (me["id"].as_i64(), &"operator".to_owned()));
+    assert!(app.command(&["audit", "verify"]).status.success());
+});
+
+#[actix_web::test]
+async fn whose_sessions_end_has_to_be_said_and_a_database_has_to_be_there() {
+    let app = builder().start().await;
+    let browser = app.signed_in(DEVELOPER).await;
+
+    for wrong in
+        [&["session", "end"][..], &["session", "end", "--all", "--user", "1"], &["session"]]
+    {
+        assert!(!app.command(wrong).status.success(), "{wrong:?}");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let nowhere = folder.path().join("none.db");
+    let url = ("BEDROCK_DATABASE__URL".to_owned(), format!("sqlite://{}", nowhere.display()));
+    let elsewhere = crate::helpers::command(&[url], &["session", "end", "--all"]);
+
+    let why = String::from_utf8(elsewhere.stderr).unwrap();
+    assert!(!elsewhere.status.success() && why.contains("there is no database"), "{why}");
+    assert!(!nowhere.exists());
+    app.revalidate().await;
+    assert_eq!(browser.get("/auth/me").await.status, 200, "nothing has ended");
+}
 
 on_both_databases!(a_browser_s_session_ends_unused_or_of_age, backend => {
     let app = builder().backend(backend).start().await;

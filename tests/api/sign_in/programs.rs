@@ -382,6 +382,24 @@ on_both_databases!(a_device_is_let_in_once_by_who_typed_its_code, backend => {
     assert_eq!(count(&app, "sessions WHERE kind = 'cli'").await, 1);
 });
 
+on_both_databases!(what_was_allowed_and_not_fetched_ends_with_everybody_s_sessions, backend => {
+    let app = unlimited().backend(backend).start().await;
+    let browser = app.signed_in(DEVELOPER).await;
+    let (allowed, waiting) = (begin(&app).await, begin(&app).await);
+    assert_eq!(decide(&browser, &allowed.user_code, "allow").await.status, 200);
+    let fetched_not = code_for_cli(&browser).await;
+
+    assert!(app.command(&["session", "end", "--all"]).status.success());
+
+    app.revalidate().await;
+    assert_eq!(poll(&app, &allowed.device_code).await.status, 400);
+    assert_eq!(exchange(&app, &fetched_not).await.status, 400);
+    // Nobody has decided on this one: whoever does has signed in since.
+    let again = app.signed_in(DEVELOPER).await;
+    assert_eq!(decide(&again, &waiting.user_code, "allow").await.status, 200);
+    assert_eq!(poll(&app, &waiting.device_code).await.status, 200);
+});
+
 on_both_databases!(of_many_polls_at_once_one_gets_the_approval, backend => {
     let app = unlimited().backend(backend).start().await;
     let browser = app.signed_in(DEVELOPER).await;
