@@ -141,13 +141,17 @@ macro_rules! in_reading_transaction {
 }
 
 /// A transaction that writes into the audit log, or may. It begins by waiting for all others of its kind, on every
-/// instance: they change the same rows in many orders, and would else wait for each other in circles.
+/// instance: they change the same rows in many orders, and would else wait for each other in circles. When it is
+/// committed, the log is told whose access it took away.
 macro_rules! in_audited_transaction {
     ($conn:expr, $c:ident => $body:expr) => {
-        $crate::db::in_transaction!($conn, $c => {
-            $crate::db::steps::Steps::serialise($c).await?;
-            $body
+        $crate::db::audit::told(async {
+            $crate::db::in_transaction!($conn, $c => {
+                $crate::db::steps::Steps::serialise($c).await?;
+                $body
+            })
         })
+        .await
     };
 }
 pub(crate) use {in_audited_transaction, in_reading_transaction, in_transaction, on_conn};

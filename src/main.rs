@@ -35,10 +35,20 @@ async fn run(cli: Cli) -> anyhow::Result<std::process::ExitCode> {
         Command::Job(args) => cli::job::run(args, &load(Need::Database)?).await?,
         Command::Seed(args) => cli::seed::run(args, &load(Need::Database)?).await?,
         Command::Settings(args) => return cli::settings::run(&args, file),
-        Command::User(args) => cli::user::run(args, &load(Need::Service)?).await?,
-        Command::Key(args) => cli::key::run(args, &load(Need::Service)?).await?,
+        Command::User(args) => {
+            let settings = load(Need::Service)?;
+            let _log = telemetry::init_command(&settings.logging)?;
+            cli::user::run(args, &settings).await?;
+        }
+        Command::Key(args) => {
+            let settings = load(Need::Service)?;
+            let _log = telemetry::init_command(&settings.logging)?;
+            cli::key::run(args, &settings).await?;
+        }
         Command::Session(args) => {
-            cli::session::run(args, &load(Need::Database)?.database).await?;
+            let settings = load(Need::Database)?;
+            let _log = telemetry::init_command(&settings.logging)?;
+            cli::session::run(args, &settings.database).await?;
         }
         Command::Audit(args) => {
             return cli::audit::run(args, &load(Need::Database)?.database).await;

@@ -2,7 +2,7 @@
 
 mod redact;
 
-use std::io::IsTerminal;
+use std::io::{self, IsTerminal, Write};
 
 use prometheus::{
     Counter, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
@@ -68,15 +68,30 @@ fn filter(level: &str) -> anyhow::Result<EnvFilter> {
 /// # Errors
 /// That `logging.level` is no filter.
 pub fn init(settings: &Logging) -> anyhow::Result<LogGuard> {
-    let (writer, guard) = NonBlockingBuilder::default()
-        .lossy(true)
-        .buffered_lines_limit(LINES)
-        .finish(std::io::stdout());
+    start(settings, io::stdout())
+}
+
+/// For a command that changes something: it logs to standard error, as its answer is on standard output, unless that is a
+/// terminal, where somebody reads the answer.
+///
+/// # Errors
+/// As [`init`].
+pub fn init_command(settings: &Logging) -> anyhow::Result<Option<LogGuard>> {
+    let error = io::stderr();
+    if error.is_terminal() { Ok(None) } else { start(settings, error).map(Some) }
+}
+
+fn start<W>(settings: &Logging, out: W) -> anyhow::Result<LogGuard>
+where
+    W: Write + IsTerminal + Send + 'static,
+{
+    let terminal = out.is_terminal();
+    let (writer, guard) =
+        NonBlockingBuilder::default().lossy(true).buffered_lines_limit(LINES).finish(out);
     let dropped = writer.error_counter();
     let redacting = redact::Redacting::new(writer);
     let (filter, handle) = reload::Layer::new(filter(&settings.level)?);
-    let json =
-        settings.format.map_or_else(|| !std::io::stdout().is_terminal(), |f| f == LogFormat::Json);
+    let json = settings.format.map_or(!terminal, |format| format == LogFormat::Json);
     let layer = if json {
         tracing_subscriber::fmt::layer()
             .json()
@@ -86,10 +101,7 @@ pub fn init(settings: &Logging) -> anyhow::Result<LogGuard> {
             .with_writer(redacting)
             .boxed()
     } else {
-        tracing_subscriber::fmt::layer()
-            .with_ansi(std::io::stdout().is_terminal())
-            .with_writer(redacting)
-            .boxed()
+        tracing_subscriber::fmt::layer().with_ansi(terminal).with_writer(redacting).boxed()
     };
     let _already_set = tracing_subscriber::registry().with(layer.with_filter(filter)).try_init();
     Ok(LogGuard { _writer: guard, dropped, level: Level(Some(handle)) })

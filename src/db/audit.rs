@@ -3,6 +3,7 @@
 //! the change does not happen.
 
 mod chain;
+mod taken;
 
 use std::collections::HashMap;
 
@@ -16,6 +17,7 @@ use super::{
 
 pub(crate) use chain::Append;
 pub use chain::{Verdict, verify};
+pub(crate) use taken::told;
 
 /// Who does something, and from where. What is done by the service itself or on the command line has an actor alone.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -61,6 +61,16 @@ impl Process {
         self.log.lock().unwrap().clone()
     }
 
+    /// Lines of its log with this message.
+    pub fn logged(&self, message: &str) -> Vec<Value> {
+        let log = String::from_utf8(self.log()).unwrap();
+        let lines =
+            serde_json::Deserializer::from_str(&log).into_iter::<Value>().map(Result::unwrap);
+        lines
+            .filter(|line| line["message"].as_str().is_some_and(|text| text.contains(message)))
+            .collect()
+    }
+
     /// Where it keeps its data.
     pub fn folder(&self) -> &std::path::Path {
         self.folder.path()

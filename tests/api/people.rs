@@ -7,8 +7,12 @@ use bedrock_sso_proxy::simulator::identity::{Fault, Person};
 use futures_util::StreamExt;
 use serde_json::{Value, json};
 
-use crate::helpers::{
-    Browser, MODEL, TestServer, TestServerBuilder, eventually, message, on_both_databases,
+use crate::{
+    helpers::{
+        ADMIN as ADMIN_HERE, Browser, MODEL, PERSON, TestServer, TestServerBuilder, command,
+        eventually, message, on_both_databases,
+    },
+    lifecycle::Process,
 };
 
 const ADMIN: &str = "1001";
@@ -247,6 +251,73 @@ async fn a_stream_goes_on_when_its_token_ends_by_itself_and_ends_with_its_key() 
         whole &= piece.is_ok();
     }
     assert!(whole);
+}
+
+#[actix_web::test]
+async fn whose_access_was_taken_away_by_whom_is_in_the_log_by_ids_alone() {
+    let process = Process::start().await;
+    let run = |arguments: &[&str]| {
+        let output = command(&process.environment, arguments);
+        assert!(output.status.success(), "{output:?}");
+        (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())
+    };
+    let admin = run(&["user", "create", ADMIN_HERE]).0.trim().to_owned();
+    let person = run(&["user", "create", PERSON]).0.trim().to_owned();
+    let token = run(&["user", "token", ADMIN_HERE]).0.trim().to_owned();
+    for name in ["a-first-key", "a-second-key"] {
+        run(&["key", "create", PERSON, "--name", name]);
+    }
+    run(&["user", "token", PERSON]);
+    let ask = async |method: &'static str, path: &str, body: Option<Value>| {
+        let request = process.get(&format!("/api/admin/users/{person}{path}")).method(method);
+        let request = request.bearer(&token).header("content-type", "application/json");
+        let request = match body {
+            Some(body) => request.json(&body),
+            None => request,
+        };
+        request.send().await.status.as_u16()
+    };
+
+    assert_eq!(ask("DELETE", "/keys/1", None).await, 204);
+    assert_eq!(ask("DELETE", "/keys/99", None).await, 404);
+    assert_eq!(ask("DELETE", "/sessions", None).await, 204);
+    for state in ["disabled", "active"] {
+        assert_eq!(ask("PUT", "/state", Some(json!({"state": state}))).await, 200);
+    }
+    let (said, logged_by_command) = run(&["key", "revoke", "2"]);
+
+    let all_told = eventually(Duration::from_secs(5), || async {
+        process.logged("access was taken away").len() == 3
+    });
+    assert!(all_told.await, "{:?}", process.logged("access was taken away"));
+    let (id, by) = (person.parse::<i64>().unwrap(), format!("user:{admin}"));
+    let mut lines = process.logged("access was taken away");
+    for line in &mut lines {
+        let line = line.as_object_mut().unwrap();
+        line.retain(|name, _| !["timestamp", "target", "span", "message"].contains(&name.as_str()));
+    }
+    assert_eq!(
+        lines,
+        [
+            json!({"level": "INFO", "event": "key_revoked", "object": "api_key:1", "user_id": id, "by": by}),
+            json!({"level": "INFO", "event": "sessions_ended_by_admin", "object": lines[1]["object"],
+                   "user_id": id, "by": by, "sessions": 1}),
+            json!({"level": "INFO", "event": "user_state_changed", "object": format!("user:{id}"),
+                   "user_id": id, "by": by, "state": "disabled", "sessions": 0}),
+        ]
+    );
+    assert!(lines[1]["object"].as_str().unwrap().starts_with("session:"));
+    // A command answers on standard output, and logs on standard error.
+    assert_eq!(said.trim(), "key 2 is revoked");
+    let line: Value = serde_json::from_str(&logged_by_command).unwrap();
+    assert_eq!(
+        (&line["event"], &line["object"], &line["by"], &line["user_id"]),
+        (&json!("key_revoked"), &json!("api_key:2"), &json!("operator"), &json!(id))
+    );
+    let everything = String::from_utf8(process.log()).unwrap() + &logged_by_command;
+    for personal in [PERSON, ADMIN_HERE, "a-first-key", "a-second-key", &token] {
+        assert!(!everything.contains(personal), "{personal}");
+    }
 }
 
 async fn recheck(app: &TestServer) -> usize {

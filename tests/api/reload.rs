@@ -166,15 +166,6 @@ async fn prices_that_were_changed_behind_its_back_count_from_the_next_call() {
     assert_eq!(cost().await, Value::Null);
 }
 
-/// Lines of the log with this message.
-fn logged(process: &Process, message: &str) -> Vec<Value> {
-    let log = String::from_utf8(process.log()).unwrap();
-    let lines = serde_json::Deserializer::from_str(&log).into_iter::<Value>().map(Result::unwrap);
-    lines
-        .filter(|line| line["message"].as_str().is_some_and(|text| text.contains(message)))
-        .collect()
-}
-
 #[actix_web::test]
 async fn a_hangup_reloads_the_file_and_the_log_says_what_came_of_it() {
     let folder = tempfile::tempdir().unwrap();
@@ -186,7 +177,7 @@ async fn a_hangup_reloads_the_file_and_the_log_says_what_came_of_it() {
     let told = async |message: &str, times: usize| {
         process.signal("-HUP");
         let told = eventually(Duration::from_secs(20), || async {
-            logged(&process, message).len() == times
+            process.logged(message).len() == times
         });
         assert!(told.await, "{message}");
     };
@@ -200,23 +191,23 @@ async fn a_hangup_reloads_the_file_and_the_log_says_what_came_of_it() {
         "logging: {{level: trace}}\nserver: {{reuse_port: true}}\nmetrics: {{token: {secret}}}\nrate_limits: {{admin_writes_per_minute: 7}}"
     ));
     told("count from now on", 1).await;
-    let taken = logged(&process, "count from now on");
+    let taken = process.logged("count from now on");
     assert_eq!(taken[0]["settings"], "logging.level, rate_limits.admin_writes_per_minute");
-    let waiting = logged(&process, "they wait for a restart");
+    let waiting = process.logged("they wait for a restart");
     assert_eq!(waiting.len(), 1);
     assert_eq!(waiting[0]["settings"], "metrics.token, server.reuse_port");
-    assert_eq!(logged(&process, "nobody is an admin now").len(), 1);
+    assert_eq!(process.logged("nobody is an admin now").len(), 1);
     process.get("/health").send().await;
     assert!(eventually(Duration::from_secs(10), || async { traced(&process) > 0 }).await);
 
     write("logging: {level: loud}\nserver: {prot: 1}");
     told("nothing changed", 1).await;
-    let refused = &logged(&process, "nothing changed")[0];
+    let refused = &process.logged("nothing changed")[0];
     let problems = refused["problems"].as_str().unwrap();
     assert_eq!(refused["level"], "ERROR");
     assert!(problems.starts_with("2 problems"), "{problems}");
     assert!(problems.contains("logging.level") && problems.contains("server.port?"), "{problems}");
-    assert_eq!(logged(&process, "count from now on").len(), 1);
+    assert_eq!(process.logged("count from now on").len(), 1);
 
     std::fs::remove_file(&file).unwrap();
     told("nothing changed", 2).await;

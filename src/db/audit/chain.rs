@@ -5,7 +5,7 @@ use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
 use serde_json::json;
 
-use super::{AuditLogEntry, Event, RETENTION, Unwritten};
+use super::{AuditLogEntry, Event, RETENTION, Unwritten, taken::Taken};
 use crate::db::{
     Conn, DbError, SqliteAsync, on_conn,
     schema::{audit_chain, audit_logs},
@@ -88,11 +88,15 @@ macro_rules! appends {
                     .get_result(self)
                     .await
                     .map_err(Unwritten)?;
+                let taken = Taken::by(&event);
                 let entry = AuditLogEntry::after(id, &previous, event);
                 let insert = diesel::insert_into(audit_logs::table).values(&entry);
                 insert.execute(self).await.map_err(Unwritten)?;
                 let end = audit_chain::last_hash.eq(&entry.hash);
                 diesel::update(audit_chain::table).set(end).execute(self).await.map_err(Unwritten)?;
+                if let Some(taken) = taken {
+                    taken.note();
+                }
                 Ok(())
             }
         }
