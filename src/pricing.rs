@@ -91,6 +91,11 @@ impl Book {
             .or_else(|| bare_differs.then(|| either(bare))?)
     }
 
+    /// Every model, profile and ARN that has, had or will have a price somewhere.
+    pub fn models(&self) -> impl Iterator<Item = &str> {
+        self.models.keys().map(String::as_str)
+    }
+
     /// When a price under exactly this key that begins at this time is followed by another.
     pub fn followed_at(&self, region: &str, model_id: &str, at: Timestamp) -> Option<Timestamp> {
         let prices = self.models.get(model_id)?.get(region)?;

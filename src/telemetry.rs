@@ -1,5 +1,7 @@
 //! Logs and metrics. Logs never hold bodies, header values or credentials; metrics have bounded labels.
 
+mod gen_ai;
+mod process;
 mod redact;
 
 use std::io::{self, IsTerminal, Write};
@@ -113,8 +115,7 @@ pub struct Metrics {
     pub registry: Registry,
     calls: IntCounterVec,
     tokens: IntCounterVec,
-    duration: HistogramVec,
-    first_byte: HistogramVec,
+    gen_ai: gen_ai::GenAi,
     pub live_streams: IntGauge,
     pub calls_in_flight: IntGauge,
     pub journal_depth: IntGauge,
@@ -151,11 +152,6 @@ impl Metrics {
     /// Only if two metrics had one name.
     pub fn new() -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
-        let seconds = |name: &str, help: &str, top: &[f64]| {
-            HistogramVec::new(HistogramOpts::new(name, help).buckets(top.to_vec()), &["operation"])
-        };
-        let latency =
-            [0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0];
         let rows = vec![1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0];
         let vector = |name: &str, help: &str, labels: &[&str]| {
             IntCounterVec::new(Opts::new(name, help), labels)
@@ -168,19 +164,10 @@ impl Metrics {
             )?,
             tokens: vector(
                 "bedrock_tokens_total",
-                "Tokens reported by upstream, by kind",
+                "Tokens reported by upstream, by kind; each is of one kind",
                 &["kind"],
             )?,
-            duration: seconds(
-                "bedrock_call_duration_seconds",
-                "From request to last byte",
-                &latency,
-            )?,
-            first_byte: seconds(
-                "bedrock_time_to_first_byte_seconds",
-                "From request to first byte",
-                &latency,
-            )?,
+            gen_ai: gen_ai::GenAi::new()?,
             live_streams: IntGauge::new("bedrock_live_streams", "Streams that are open")?,
             calls_in_flight: IntGauge::new("bedrock_calls_in_flight", "Inference calls in flight")?,
             journal_depth: IntGauge::new(
@@ -306,8 +293,6 @@ impl Metrics {
         let all: Vec<Box<dyn Collector>> = vec![
             Box::new(metrics.calls.clone()),
             Box::new(metrics.tokens.clone()),
-            Box::new(metrics.duration.clone()),
-            Box::new(metrics.first_byte.clone()),
             Box::new(metrics.live_streams.clone()),
             Box::new(metrics.calls_in_flight.clone()),
             Box::new(metrics.journal_depth.clone()),
@@ -337,7 +322,9 @@ impl Metrics {
             Box::new(metrics.cache_bytes.clone()),
             Box::new(metrics.job_runs.clone()),
             Box::new(metrics.job_success.clone()),
+            Box::new(process::Process::new()?),
         ];
+        let all = all.into_iter().chain(metrics.gen_ai.collectors());
         all.into_iter().try_for_each(|collector| metrics.registry.register(collector))?;
         let info = Gauge::with_opts(
             Opts::new("bedrock_proxy_build_info", "Always 1")
@@ -346,6 +333,11 @@ impl Metrics {
         info.set(1.0);
         metrics.registry.register(Box::new(info))?;
         Ok(metrics)
+    }
+
+    /// Models for which there is a price; of others no metric says the name.
+    pub fn know_models<'a>(&self, priced: impl IntoIterator<Item = &'a str>) {
+        self.gen_ai.know(priced);
     }
 
     /// A run of a job ended, at this time in seconds since 1970.
@@ -358,20 +350,15 @@ impl Metrics {
 
     /// A call ended with this row.
     pub fn call_ended(&self, row: &NewUsage, nonsense: u32) {
-        let seconds = |ms: i64| ms as f64 / 1000.0;
-        let operation = row.operation.as_str();
-        self.calls.with_label_values(&[operation, row.outcome.as_str()]).inc();
-        if let Some(ms) = row.response_time_ms {
-            self.duration.with_label_values(&[operation]).observe(seconds(ms));
-        }
-        if let Some(ms) = row.time_to_first_byte_ms {
-            self.first_byte.with_label_values(&[operation]).observe(seconds(ms));
-        }
+        self.calls.with_label_values(&[row.operation.as_str(), row.outcome.as_str()]).inc();
+        self.gen_ai.call_ended(row);
+        let for_an_hour = row.cache_write_1h_tokens;
+        let written = row.cache_write_tokens.map(|all| all - for_an_hour.unwrap_or(0));
         for (kind, count) in [
             ("input", row.input_tokens),
             ("output", row.output_tokens),
-            ("cache_write", row.cache_write_tokens),
-            ("cache_write_1h", row.cache_write_1h_tokens),
+            ("cache_write", written),
+            ("cache_write_1h", for_an_hour),
             ("cache_read", row.cache_read_tokens),
         ] {
             if let Some(count) =

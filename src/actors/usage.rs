@@ -101,7 +101,14 @@ impl UsageRecorder {
         // Where rows go that the database refuses for what they are.
         let rejects = journal.as_ref().map_or_else(|| "rejected.jsonl".into(), |j| j.rejects());
         Self {
-            writer: Writer { pool, cache, prices: Arc::default(), forgot: Arc::default(), rejects },
+            writer: Writer {
+                pool,
+                cache,
+                prices: Arc::default(),
+                forgot: Arc::default(),
+                rejects,
+                metrics: metrics.clone(),
+            },
             unpriced: HashSet::new(),
             journal,
             batch_size: settings.batch_size,
@@ -339,6 +346,7 @@ struct Writer {
     /// When prices were to be forgotten, in milliseconds: what was read before that does not count.
     forgot: Arc<AtomicI64>,
     rejects: PathBuf,
+    metrics: Metrics,
 }
 
 impl Writer {
@@ -388,6 +396,7 @@ impl Writer {
                 Inserted::OldPrices => {
                     let at = Moment { now: db::now(), generation: self.forgot.load(Relaxed) };
                     let ledger = Ledger::read_shared(&mut conn, &self.cache, at).await?;
+                    self.metrics.know_models(ledger.models());
                     self.prices.store(Arc::new(ledger));
                 }
             }

@@ -95,6 +95,11 @@ impl Ledger {
         Self { version, book: book(rows) }
     }
 
+    /// Every model, profile and ARN in it.
+    pub fn models(&self) -> impl Iterator<Item = &str> {
+        self.book.models()
+    }
+
     /// What a row costs. `None` = the price of a class that it used is not known, or nothing is known of its tokens.
     /// Counting tokens costs nothing.
     pub fn price(&self, row: &NewUsage) -> Cost {

@@ -14,8 +14,8 @@ use serde_json::{Value, json};
 use tokio::{io::AsyncReadExt, net::TcpStream};
 
 use crate::helpers::{
-    ADMIN, MODEL, PERSON, Reply, Request, TestServerBuilder, command, environment, eventually,
-    message, request_to, spawn_app,
+    ADMIN, MODEL, PERSON, Reply, Request, TestServerBuilder, command, conversation, environment,
+    eventually, message, request_to, spawn_app,
 };
 
 const STREAM: &str = "invoke-with-response-stream";
@@ -436,10 +436,19 @@ async fn metrics_count_what_happened_on_a_listener_of_their_own() {
 
     assert_eq!((refused.status.as_u16(), not_here.status.as_u16()), (401, 404));
     let text = String::from_utf8(metrics.body.to_vec()).unwrap();
+    let who = "gen_ai_operation_name=\"chat\",gen_ai_provider_name=\"aws.bedrock\",\
+               gen_ai_request_model=\"anthropic.claude-sonnet-4-20250514-v1:0\"";
     for line in [
         r#"bedrock_calls_total{operation="invoke",outcome="success"} 1"#,
         r#"bedrock_calls_total{operation="invoke_stream",outcome="success"} 1"#,
-        r#"bedrock_time_to_first_byte_seconds_count{operation="invoke_stream"} 1"#,
+        &format!("gen_ai_client_operation_time_to_first_chunk_seconds_count{{{who}}} 1"),
+        &format!("gen_ai_client_operation_duration_seconds_count{{error_type=\"\",{who}}} 2"),
+        &format!(
+            "gen_ai_client_token_usage_sum{{{who},gen_ai_token_type=\"input\"}} {}",
+            2 * usage.input
+        ),
+        "process_open_fds ",
+        concat!("bedrock_proxy_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
         r#"auth_total{kind="api_key",outcome="unknown"} 1"#,
         r#"auth_total{kind="api_key",outcome="ok"} 1"#,
         "bedrock_live_streams 0",
@@ -451,6 +460,41 @@ async fn metrics_count_what_happened_on_a_listener_of_their_own() {
         assert!(text.contains(line), "{line} is not in\n{text}");
     }
     assert!(!text.contains(MODEL), "no label may hold what clients choose");
+    let documented = include_str!("../../docs/metrics.md");
+    for name in text.lines().filter_map(|line| line.strip_prefix("# HELP ")?.split(' ').next()) {
+        assert!(documented.contains(&format!("| `{name}` |")), "{name} is not in docs/metrics.md");
+    }
+}
+
+#[actix_web::test]
+async fn a_metric_names_a_model_once_it_has_a_price() {
+    let app = spawn_app().await;
+    let (key, admin) = (app.create_key(PERSON).await, app.create_token(ADMIN).await);
+    let called = async || {
+        let reply =
+            app.call("amazon.nova-unheard-of-v1:0", "converse", &conversation("hi")).bearer(&key).send().await;
+        assert_eq!(reply.status, 200, "{reply:?}");
+        app.settle().await;
+        let metrics = request_to("GET", "", &app.metrics_url()).send().await;
+        let text = String::from_utf8(metrics.body.to_vec()).unwrap();
+        let count = |model: &str| {
+            let labels = format!(",gen_ai_request_model=\"{model}\"}} ");
+            let counts = text
+                .lines()
+                .filter(|line| line.starts_with("gen_ai_client_operation_duration_seconds_count"));
+            counts.filter_map(|line| line.split_once(&labels)?.1.parse::<u64>().ok()).sum::<u64>()
+        };
+        (count("other"), count("amazon.nova-unheard-of-v1:0"))
+    };
+
+    assert_eq!(called().await, (1, 0));
+    let price = json!({"input_cost_per_1k_tokens": "0.001", "output_cost_per_1k_tokens": "0.002"});
+    let path = "/api/admin/costs/*/amazon.nova-unheard-of-v1:0";
+    let put = app.get(path).method("PUT").bearer(&admin).header("content-type", "application/json");
+    assert!(put.json(&price).send().await.status.is_success());
+    // The next batch reads the prices; the call after it is told by its name.
+    assert_eq!(called().await, (2, 0));
+    assert_eq!(called().await, (2, 1));
 }
 
 #[actix_web::test]

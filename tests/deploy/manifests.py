@@ -121,11 +121,15 @@ def metrics(root):
     dashboard = json.loads((root / "deploy/dashboard.json").read_text())
     asked += [target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", [])]
     expect(len(asked) > len(alerts) > 0, "no rules, or no panels")
+    documented = set(re.findall(r"^\| `([a-z0-9_]+)` \| (?:counter|gauge|histogram) \|", (root / "docs/metrics.md").read_text(), re.M))
+    for name in sorted(documented - known):
+        expect(False, f"docs/metrics.md: {name} is no metric of the service")
     for expression in asked:
         plain = re.sub(r'"[^"]*"|\b(by|without)\s*\([^)]*\)|\{[^}]*\}|\$\w+|\[[^\]]*\]', " ", expression)
         for name in re.findall(r"\b[a-z][a-z0-9]*(?:_[a-z0-9]+)+\b(?!\s*\()", plain):
             base = re.sub(r"_(bucket|count|sum)$", "", name)
             expect(name in known or base in known, f"{name} is no metric of the service: {expression.strip()}")
+            expect(name == "up" or {name, base} & documented, f"docs/metrics.md: {name} is missing")
     runbook = (root / "docs/runbook.md").read_text()
     tests = (root / "deploy/alerts.test.yml").read_text()
     for rule in alerts:
