@@ -471,8 +471,11 @@ async fn a_metric_names_a_model_once_it_has_a_price() {
     let app = spawn_app().await;
     let (key, admin) = (app.create_key(PERSON).await, app.create_token(ADMIN).await);
     let called = async || {
-        let reply =
-            app.call("amazon.nova-unheard-of-v1:0", "converse", &conversation("hi")).bearer(&key).send().await;
+        let reply = app
+            .call("amazon.nova-unheard-of-v1:0", "converse", &conversation("hi"))
+            .bearer(&key)
+            .send()
+            .await;
         assert_eq!(reply.status, 200, "{reply:?}");
         app.settle().await;
         let metrics = request_to("GET", "", &app.metrics_url()).send().await;
