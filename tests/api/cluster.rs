@@ -141,7 +141,7 @@ struct Cluster {
     person: String,
     bystander: i64,
     database: Database,
-    folder: tempfile::TempDir,
+    _folder: tempfile::TempDir,
 }
 
 impl Cluster {
@@ -230,7 +230,7 @@ impl Cluster {
             person: String::new(),
             bystander: 0,
             database,
-            folder,
+            _folder: folder,
         };
         cluster.admin = cluster.token(ADMIN).await;
         cluster.person = cluster.token(PERSON).await;

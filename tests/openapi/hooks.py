@@ -85,9 +85,13 @@ def read_time(text: str) -> datetime | None:
 
 
 def fit_price(body: dict[str, Any]) -> None:
-    """One of the five is needed, and the two for long prompts come together, over an input price above 0."""
+    """One of the five is needed, and the two for long prompts come together, over an input price above 0. A number has nine
+    decimal places at most, for which a schema has no word."""
     for name in ("input_long_cost_per_1k_tokens", "output_long_cost_per_1k_tokens"):
         body.pop(name, None)
+    for name, price in body.items():
+        if name.endswith("_cost_per_1k_tokens") and isinstance(price, float):
+            body[name] = round(price, 9)
     body.setdefault("input_cost_per_1k_tokens", "0.003")
     if body["input_cost_per_1k_tokens"] is None:
         body["input_cost_per_1k_tokens"] = "0.003"
