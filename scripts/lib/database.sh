@@ -14,15 +14,21 @@ connect() {
       kind=sqlite
       sqlite_file=${url#sqlite://}
       sqlite_file=${sqlite_file%%\?*}
-      command -v sqlite3 >/dev/null || die 'sqlite3 is needed; please install it (Debian: apt-get install sqlite3)'
       ;;
     postgres://* | postgresql://*)
       kind=postgres
       read_postgres_url "$url"
-      command -v pg_dump >/dev/null || die 'pg_dump is needed, not older than the server; please install it (Debian: apt-get install postgresql-client)'
       ;;
     *) die 'the database must be sqlite://FILE or postgres://USER:PASSWORD@HOST/NAME' ;;
   esac
+}
+
+need_tools() {
+  if [[ $kind == sqlite ]]; then
+    command -v sqlite3 >/dev/null || die 'sqlite3 is needed; please install it (Debian: apt-get install sqlite3)'
+  else
+    command -v pg_dump >/dev/null || die 'pg_dump is needed, not older than the server; please install it (Debian: apt-get install postgresql-client)'
+  fi
 }
 
 read_postgres_url() {

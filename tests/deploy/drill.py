@@ -250,6 +250,10 @@ def drill(kind, host, another):
     occupied = {"sqlite": "move it", "postgres": "make an empty one"}[kind]
     assert occupied in control.run(SCRIPTS / "restore", backup, fails=True)
 
+    other = {"sqlite": "postgres://nobody@127.0.0.1:1/none", "postgres": f"sqlite://{host.folder}/none.db"}[kind]
+    told = control.run("env", f"BEDROCK_DATABASE__URL={other}", SCRIPTS / "restore", backup, fails=True)
+    assert f"the backup is of {kind}, the database is" in told, told
+
     fresh = another("fresh")
     fresh.run(SCRIPTS / "restore", backup)
     fresh.start()
