@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use diesel::{
-    Connection, SqliteConnection,
+    Connection, ConnectionError, SqliteConnection,
     connection::SimpleConnection,
     migration::{MigrationSource, MigrationVersion},
 };
@@ -19,6 +19,8 @@ static SQLITE: EmbeddedMigrations = embed_migrations!("migrations/sqlite");
 const LOCK: i64 = 0x0062_6564_726f_636b;
 /// How long an instance waits for another one that is migrating.
 const LOCK_WAIT_MS: u64 = 30_000;
+/// How often the log says that the database is waited for.
+const TELL_EVERY: Duration = Duration::from_secs(10);
 
 /// What to do with the schema.
 #[derive(Debug, Clone, Copy)]
@@ -183,12 +185,13 @@ where
 }
 
 /// Brings the database to the schema of this binary, or only checks it, waiting `wait` for a database that is
-/// away.
+/// away; not for one that refuses the role, the password or the name.
 ///
 /// # Errors
 /// [`DbError`] when it stays away or the schema cannot be used.
 pub async fn prepare(pool: &Pool, apply: bool, wait: Duration) -> Result<Report, DbError> {
     let started = tokio::time::Instant::now();
+    let mut told = None;
     let step = if apply { Step::Up } else { Step::Look };
     loop {
         match run(pool, step).await {
@@ -199,13 +202,23 @@ pub async fn prepare(pool: &Pool, apply: bool, wait: Duration) -> Result<Report,
                 }
                 return Ok(report);
             }
-            Err(DbError::Unavailable(cause)) if started.elapsed() < wait => {
-                tracing::warn!(%cause, "waiting for the database");
+            Err(DbError::Unavailable(cause))
+                if started.elapsed() < wait && !is_refusal(&*cause) =>
+            {
+                if told.is_none_or(|last: tokio::time::Instant| last.elapsed() > TELL_EVERY) {
+                    tracing::warn!(%cause, "waiting for the database");
+                    told = Some(tokio::time::Instant::now());
+                }
                 tokio::time::sleep(Duration::from_millis(500)).await;
             }
             Err(error) => return Err(error),
         }
     }
+}
+
+/// Whether the server is there and says no to the URL: it would say so until somebody changes one of the two.
+fn is_refusal(cause: &(dyn std::error::Error + Send + Sync + 'static)) -> bool {
+    matches!(cause.downcast_ref(), Some(ConnectionError::InvalidConnectionUrl(_)))
 }
 
 /// The audit event of a migration; it stands alone, for its table may be what was made.

@@ -20,6 +20,7 @@ use diesel_async::{
     sync_connection_wrapper::SyncConnectionWrapper,
 };
 use secrecy::ExposeSecret;
+use tokio_postgres::error::SqlState;
 
 use super::{Conn, DbError, SqliteAsync};
 use crate::settings::{self, Database};
@@ -340,13 +341,25 @@ async fn is_read_only(connection: &mut AsyncPgConnection) -> Result<bool, diesel
 }
 
 /// One connection of its own, outside the pool.
+///
+/// # Errors
+/// [`ConnectionError::InvalidConnectionUrl`] if the server refuses the role, the password or the database that the URL
+/// names, which no wait mends; else [`ConnectionError::BadConnection`].
 pub async fn connect_postgres(
     url: &str,
     tls: &PostgresTls,
 ) -> Result<AsyncPgConnection, ConnectionError> {
     let bad = |error: tokio_postgres::Error| {
         let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}"));
-        ConnectionError::BadConnection(format!("{error}{}", cause.unwrap_or_default()))
+        let text = format!("{error}{}", cause.unwrap_or_default());
+        match error.code() {
+            Some(code)
+                if code.code().starts_with("28") || *code == SqlState::INVALID_CATALOG_NAME =>
+            {
+                ConnectionError::InvalidConnectionUrl(text)
+            }
+            _ => ConnectionError::BadConnection(text),
+        }
     };
     let mut config: tokio_postgres::Config = url.parse().map_err(bad)?;
     if config.get_connect_timeout().is_none() {

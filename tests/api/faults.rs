@@ -280,6 +280,22 @@ async fn it_waits_for_a_database_that_comes_late() {
 }
 
 #[actix_web::test]
+async fn a_database_that_refuses_is_not_waited_for() {
+    let database = crate::helpers::Database::on_postgres().await;
+    let began = std::time::Instant::now();
+
+    let refused = TestServerBuilder::new()
+        .set("DATABASE__URL", format!("{}_gone", database.url))
+        .set("DATABASE__WAIT_SECONDS", 60)
+        .try_start()
+        .await;
+
+    let error = format!("{:#}", refused.err().unwrap());
+    assert!(error.contains("does not exist"), "{error}");
+    assert!(began.elapsed() < Duration::from_secs(30), "it waited for a database that is there");
+}
+
+#[actix_web::test]
 async fn a_journal_that_cannot_be_written_refuses_calls_or_serves_them_as_told() {
     for (on_full, status, ready) in [("strict", 503, 503), ("best_effort", 200, 200)] {
         let app = TestServerBuilder::new().set("USAGE__ON_FULL", on_full).start().await;
