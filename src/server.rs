@@ -14,6 +14,10 @@ use std::{
 use actix_http::{HttpService, Request};
 use actix_rt::Arbiter;
 use actix_service::{IntoServiceFactory, Service, ServiceFactory, ServiceFactoryExt, map_config};
+use actix_tls::accept::{
+    TlsError,
+    rustls_0_23::{Acceptor, TlsStream},
+};
 use actix_web::{
     Error,
     body::MessageBody,
@@ -128,7 +132,17 @@ where
         }
         match &tls {
             Some(config) => {
-                work(http1!().rustls_0_23((**config).clone()), queue, begun).boxed_local()
+                let mut acceptor = Acceptor::new((**config).clone());
+                // It would take three seconds: too few when all who waited while the service restarted come at once.
+                acceptor.set_handshake_timeout(timeouts.head());
+                let service = acceptor
+                    .map_err(TlsError::into_service_error)
+                    .map(|stream: TlsStream<actix_rt::net::TcpStream>| {
+                        let peer = stream.get_ref().0.peer_addr().ok();
+                        (stream, peer)
+                    })
+                    .and_then(http1!().map_err(TlsError::Service));
+                work(service, queue, begun).boxed_local()
             }
             None => work(http1!().tcp(), queue, begun).boxed_local(),
         }

@@ -91,6 +91,17 @@ async fn server_timeouts_end_slow_requests_and_idle_connections() {
 }
 
 #[actix_web::test]
+async fn server_timeouts_head_counts_for_the_handshake_of_tls() {
+    let app = TestServerBuilder::new().tls().set("SERVER__TIMEOUTS__HEAD_SECONDS", 5).start().await;
+
+    let (answer, after) = raw(&app, b"");
+
+    assert!(answer.is_empty(), "{answer}");
+    assert!(after > Duration::from_secs(4), "a slow handshake was given up after {after:?}");
+    assert!(after < Duration::from_secs(9), "{after:?}");
+}
+
+#[actix_web::test]
 async fn server_timeouts_body_total_ends_a_body_that_trickles() {
     let app = TestServerBuilder::new().set("SERVER__TIMEOUTS__BODY_TOTAL_SECONDS", 1).start().await;
     let key = app.create_key(PERSON).await;
