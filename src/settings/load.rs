@@ -116,7 +116,11 @@ impl Settings {
         if let Some(settings) = &mut settings {
             settings.masked = masked;
             settings.fingerprints = fingerprints;
-            problems.extend(check::check(settings, need));
+            // A secret whose file could not be read is not missing besides.
+            let told = |key: &str| problems.iter().any(|told| told.key == format!("{key}_file"));
+            let mut found = check::check(settings, need);
+            found.retain(|problem| !told(&problem.key));
+            problems.extend(found);
         }
         match settings {
             Some(settings) if problems.is_empty() => Ok(settings),
@@ -323,7 +327,7 @@ fn secret_file(path: &Path) -> Result<String, String> {
     if mode & 0o007 != 0 {
         let mode = mode & 0o777;
         return Err(format!(
-            "{} can be read by others (mode {mode:o}): chmod 600 it",
+            "{} can be read by others (mode {mode:o}): chmod o= it",
             path.display()
         ));
     }

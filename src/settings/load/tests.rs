@@ -883,8 +883,13 @@ fn a_secret_file_that_others_can_touch_is_refused() {
 
         assert_eq!(found.is_ok(), accepted, "mode {mode:o}");
         if !accepted {
-            assert_names(&found, "jwt.secret_file", &format!("(mode {mode:o}): chmod 600"));
+            assert_names(&found, "jwt.secret_file", &format!("(mode {mode:o}): chmod o="));
             assert_names(&found, "jwt.secret_file", path_of(&holder));
+            assert_eq!(
+                found.unwrap_err().0.len(),
+                1,
+                "that it is missing besides goes without saying"
+            );
         }
     }
 }
