@@ -624,6 +624,8 @@ async fn a_parameter_of_summaries_that_is_wrong_is_named() {
         ("cursor=junk", "cursor"),
         ("period_type=yearly", "period_type"),
         ("group_by=day", "group_by"),
+        ("group_by=,", "group_by"),
+        ("group_by=user,,key", "group_by"),
         ("group_by=user;DROP TABLE users", "group_by"),
         ("start_date=300000-01-01", "start_date"),
         ("start_date=2026-02-02&end_date=2026-02-01", "end_date"),

@@ -330,7 +330,10 @@ async fn total(
 }
 
 fn dimensions(text: Option<&str>) -> Result<Vec<Dimension>, ApiError> {
-    let words = text.unwrap_or("model").split(',').map(str::trim).filter(|word| !word.is_empty());
+    let text = text.unwrap_or("model").trim();
+    if text.is_empty() {
+        return Ok(Vec::new()); // one group of all
+    }
     let read = |word| match word {
         "user" => Ok(Dimension::User),
         "model" => Ok(Dimension::Model),
@@ -343,7 +346,7 @@ fn dimensions(text: Option<&str>) -> Result<Vec<Dimension>, ApiError> {
             Err(ApiError::parameter("group_by", message))
         }
     };
-    words.map(read).collect()
+    text.split(',').map(str::trim).map(read).collect()
 }
 
 /// A group as a cursor: its list's period and its members, in order, as JSON.
