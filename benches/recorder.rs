@@ -5,6 +5,7 @@ use std::{rc::Rc, time::Instant};
 
 use bedrock_sso_proxy::{
     actors::usage::{Flush, Record, UsageRecorder},
+    cache::TypedCache,
     db::{self, Pool, audit::Origin, migrations},
     pricing::ledger,
     sample::{Plan, Sample, Who},
@@ -51,11 +52,12 @@ async fn record(settings: Settings, calls: u64) {
     let usage = &settings.usage;
     let journal: Rc<Journal> = Journal::new(Some(directory.clone()), 0, usage.fsync, usage.on_full);
     let metrics = Metrics::new().expect("metrics");
+    let cache = TypedCache::in_memory(100, 1 << 20, &[[1; 32]], metrics.clone());
     let recorder = {
         let (pool, usage, directory) = (pool.clone(), usage.clone(), directory.clone());
         let arbiter = actix::Arbiter::new();
         actix::Actor::start_in_arbiter(&arbiter.handle(), move |_| {
-            UsageRecorder::new(pool, Some(directory), &usage, metrics)
+            UsageRecorder::new(pool, cache, Some(directory), &usage, metrics)
         })
     };
     let began = Instant::now();

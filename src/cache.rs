@@ -33,7 +33,7 @@ use key::Keys;
 use memory::Memory;
 pub use news::{Heard, News};
 use redis::Redis;
-pub use redis::{Away, MOST};
+pub use redis::{Away, MOST, with_causes};
 
 /// That there is no such value is remembered for so long at most.
 const ABSENT: Duration = Duration::from_secs(5);
@@ -216,14 +216,14 @@ impl TypedCache {
         matches!(self.backend, Backend::Redis(_))
     }
 
-    /// Does it answer?
+    /// Can it be written to?
     ///
     /// # Errors
-    /// That Redis does not.
+    /// What Redis says instead.
     pub async fn ping(&self) -> Result<(), Away> {
         match &self.backend {
             Backend::Memory(_) => Ok(()),
-            Backend::Redis(redis) => redis.ping().await,
+            Backend::Redis(redis) => redis.ping(&self.keys.probe()).await,
         }
     }
 

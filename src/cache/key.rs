@@ -34,6 +34,11 @@ impl Keys {
         format!("{}count-{what}:{}", self.prefix, hashed(id))
     }
 
+    /// Where something is written to see whether it can be.
+    pub fn probe(&self) -> String {
+        format!("{}probe", self.prefix)
+    }
+
     /// Of one among those that lie together, for its seal.
     pub fn beside(together: &str, name: &[u8]) -> String {
         format!("{together}:{}", hashed(name))

@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use deadpool::{
     Runtime,
@@ -43,14 +44,17 @@ pub struct Redis {
     /// For connections that listen.
     client: Client,
     breaker: Breaker,
+    /// What the last failure was, with its causes.
+    failure: ArcSwap<String>,
     start: Instant,
 }
 
 /// Why nothing came of it.
 #[derive(Debug, thiserror::Error)]
 pub enum Away {
-    #[error("Redis failed several times; it is tried again in a moment")]
-    Resting,
+    /// With what it failed last.
+    #[error("{0}; it is tried again in a moment")]
+    Resting(Arc<String>),
     #[error("Redis cannot be reached")]
     Unreachable(#[source] PoolError<RedisError>),
     #[error("Redis did not do it")]
@@ -88,7 +92,13 @@ impl Redis {
         let pool = pool.map_err(|error| {
             RedisError::from((ErrorKind::InvalidClientConfig, "pool", error.to_string()))
         })?;
-        Ok(Self { pool, client, breaker: Breaker::default(), start: Instant::now() })
+        Ok(Self {
+            pool,
+            client,
+            breaker: Breaker::default(),
+            failure: ArcSwap::default(),
+            start: Instant::now(),
+        })
     }
 
     /// # Errors
@@ -158,8 +168,9 @@ impl Redis {
     }
 
     /// Does it answer?
-    pub async fn ping(&self) -> Result<(), Away> {
-        self.ask(&cmd("PING")).await
+    /// Writes under this key: a Redis that is full, or follows another one, answers a ping and keeps nothing.
+    pub async fn ping(&self, key: &str) -> Result<(), Away> {
+        self.ask(cmd("SET").arg(key).arg(1).arg("PX").arg(milliseconds(CONNECT))).await
     }
 
     pub fn close(&self) {
@@ -179,7 +190,7 @@ impl Redis {
         ask: impl AsyncFnOnce(&mut MultiplexedConnection) -> Result<T, RedisError>,
     ) -> Result<T, Away> {
         if !self.breaker.lets_through(self.clock()) {
-            return Err(Away::Resting);
+            return Err(Away::Resting(self.failure.load_full()));
         }
         // Given back at once: others may ask on the same connection while this waits for its answer.
         let connection = self.pool.get().await.map(|lent| MultiplexedConnection::clone(&lent));
@@ -190,10 +201,11 @@ impl Redis {
         match &outcome {
             Err(Away::Failed(error)) if answered(error) => self.is_well(),
             Err(error) => {
+                let failure = with_causes(error);
+                self.failure.store(Arc::new(failure.clone()));
                 if self.breaker.failed(self.clock()) {
-                    let error = error as &dyn std::error::Error;
                     tracing::warn!(
-                        error,
+                        error = failure,
                         "Redis fails; it is left alone for a moment, and values come from the database"
                     );
                 }
@@ -214,6 +226,12 @@ impl Redis {
     fn clock(&self) -> u64 {
         u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
+}
+
+/// Whether a password is wrong or Redis is full is in the last of them.
+pub fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
+    let all = std::iter::successors(Some(error), |error| error.source());
+    all.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 /// Whether Redis is there and works, though not for this command or key.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::{
     actors::{Actors, Ping},
     auth::{jwt, keys::Keys},
-    cache::TypedCache,
+    cache::{TypedCache, with_causes},
     db::{self, Pool},
     health::{Checks, Health},
     usage::journal::Directory,
@@ -30,7 +30,7 @@ pub(super) fn health(
         let cache = cache.clone();
         async move {
             cache.tidy().await;
-            cache.ping().await.map_err(|error| error.to_string())
+            cache.ping().await.map_err(|error| with_causes(&error))
         }
     });
     let asked = actors.clone();

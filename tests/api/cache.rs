@@ -4,7 +4,7 @@
 use std::{convert::Infallible, time::Duration};
 
 use bedrock_sso_proxy::{
-    cache::{Away, CachedObject, MOST, Moment, TypedCache},
+    cache::{Away, CachedObject, MOST, Moment, TypedCache, with_causes},
     telemetry::Metrics,
 };
 use chrono::{DateTime, TimeDelta};
@@ -206,9 +206,23 @@ async fn a_read_only_redis_is_read() {
     assert_eq!(instance.outcomes("error"), 10);
     assert_eq!(instance.cache.get("a", at(1, 0)).await, Some(SOMEBODY));
     assert!(instance.cache.increment("calls", "a", MINUTE).await.is_err());
+    let said = with_causes(&instance.cache.ping().await.unwrap_err());
+    assert!(said.contains("read only"), "{said}");
 
     let _done: String = redis.command(&["REPLICAOF", "NO", "ONE"]).await;
     assert_eq!(instance.cache.increment("calls", "a", MINUTE).await.unwrap(), 1);
+}
+
+#[actix_web::test]
+async fn a_password_that_is_missing_is_named_however_often_it_was_tried() {
+    let redis = PrivateRedis::start().await;
+    let instance = Instance::new(&redis);
+    let _done: String = redis.command(&["CONFIG", "SET", "requirepass", "x"]).await;
+
+    for _ in 0..10 {
+        let said = with_causes(&instance.cache.ping().await.unwrap_err());
+        assert!(said.contains("Authentication required"), "{said}");
+    }
 }
 
 /// What must hold while Redis does not answer: quick misses, values from the loader, and then no tries at all.
@@ -223,7 +237,7 @@ async fn copes(instance: &Instance) {
     }
     assert!(instance.outcomes("error") >= 100, "{}", instance.outcomes("error"));
     let away = instance.cache.increment("calls", "a", MINUTE).await.unwrap_err();
-    assert!(matches!(away, Away::Resting), "{away:?}");
+    assert!(matches!(away, Away::Resting(_)), "{away:?}");
     // Five failures at their slowest, and not one more.
     assert!(began.elapsed() < Duration::from_secs(7), "{:?}", began.elapsed());
 }
@@ -277,14 +291,8 @@ async fn a_redis_whose_certificate_nobody_vouches_for_is_not_used() {
     let metrics = Metrics::new().unwrap();
     let cache = TypedCache::in_redis(&url, "test:", &[[1; 32]], metrics).unwrap();
 
-    let refused = cache.ping().await.unwrap_err();
+    let said = with_causes(&cache.ping().await.unwrap_err());
 
-    let mut said = String::new();
-    let mut cause: Option<&dyn std::error::Error> = Some(&refused);
-    while let Some(error) = cause {
-        said.push_str(&format!("{error}: "));
-        cause = error.source();
-    }
     assert!(said.contains("certificate"), "{said}");
 }
 
