@@ -202,7 +202,7 @@ def drill(kind, host, another):
     host.start()
     people = {name: host.operate("user", "create", f"{name}@example.com") for name in ("stays", "leaves", "ends")}
     keys = {name: host.operate("key", "create", f"{who}@example.com", "--name", name)
-            for name, who in [("good", "stays"), ("lost", "stays"), ("old", "stays"), ("leaver", "leaves")]}
+            for name, who in [("good", "stays"), ("lost", "stays"), ("old", "stays"), ("later", "stays"), ("leaver", "leaves")]}
     ids = dict(host.database.rows("SELECT name, id FROM api_keys"))
     token = host.operate("user", "token", "stays@example.com")
     for name, key in keys.items():
@@ -223,7 +223,7 @@ def drill(kind, host, another):
     host.run(SCRIPTS / "backup", "--trail", backups)
     with open(backups / "revocations.tsv", "a") as trail: # as the service writes it when a provider says no
         trail.write(f'999\t2026-01-01 00:00:00\tuser_state_changed\t{people["ends"]}\tuser:{people["ends"]}'
-                    '\t{"after":"expired","before":"active"}\n')
+                    '\t{"after":"expired","before":"active"}\tno-hash-of-ours\n')
     for load in loads:
         load.end()
     host.stop(signal.SIGKILL)
@@ -235,7 +235,7 @@ def drill(kind, host, another):
     (poor / "journal").mkdir()
     sums = (poor / "checksums").read_text().splitlines(keepends=True)
     (poor / "checksums").write_text("".join(line for line in sums if "/journal/" not in line))
-    (backups / "empty.tsv").touch()
+    shutil.copy(backup / "revocations.tsv", backups / "empty.tsv")  # which knows what the backup knows
     control.run(SCRIPTS / "restore", "--trail", backups / "empty.tsv", poor)
     control.start()
     assert control.call(keys["lost"])[0] == 200, "the drill would not notice a revocation that is not replayed"
@@ -276,9 +276,18 @@ def drill(kind, host, another):
     known = fresh.recorded()
     assert set(load.answered) <= known
     last = pathlib.Path(fresh.run(SCRIPTS / "backup", backups).splitlines()[-1])
+    fresh.operate("key", "revoke", str(ids["later"]))
+    fresh.run(SCRIPTS / "backup", "--trail", backups)
     moved = another("moved")
+    # The trail from before the first restore has other events under the same numbers.
+    [old] = backups.glob("revocations-until-*.tsv")
+    assert "is not the trail of this backup" in moved.run(SCRIPTS / "restore", "--trail", old, last, fails=True)
+    # Settings that the binary cannot use are told before anything is loaded.
+    told = moved.run("env", "BEDROCK_JWT__SECRET=short", SCRIPTS / "restore", last, fails=True)
+    assert "jwt.secret" in told, told
     moved.run(SCRIPTS / "restore", last)
     moved.start()
+    assert moved.call(keys["later"])[0] == 401, "a key that was revoked after a restore and a backup"
     until("all calls", lambda: moved.recorded() >= known)
     moved.stop()
     assert moved.recorded() == known
