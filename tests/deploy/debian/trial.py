@@ -5,8 +5,8 @@ and restore, the same package again, removal.
     trial.py BINARY BASE DISK       BASE and DISK are of image.sh
 
 BINARY plays the world outside: `demo` has a simulated Bedrock and a simulated identity provider, reached through the machine's
-emulated network. All ports here are on loopback. It takes nine
-minutes, and fifteen where others use the same two cores.
+emulated network. All ports here are on loopback. It takes ten
+minutes, and more where others use the same two cores.
 """
 
 import contextlib
