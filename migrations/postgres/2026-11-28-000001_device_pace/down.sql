@@ -1,2 +1,1 @@
-ALTER TABLE one_time_codes ADD COLUMN polled_at TIMESTAMP;
-ALTER TABLE one_time_codes ADD COLUMN poll_seconds BIGINT NOT NULL DEFAULT 5;
+ALTER TABLE one_time_codes ALTER COLUMN poll_seconds DROP DEFAULT;
