@@ -33,7 +33,7 @@ use key::Keys;
 use memory::Memory;
 pub use news::{Heard, News};
 use redis::Redis;
-pub use redis::{Away, MOST, with_causes};
+pub use redis::{Away, MOST};
 
 /// That there is no such value is remembered for so long at most.
 const ABSENT: Duration = Duration::from_secs(5);

@@ -22,6 +22,7 @@ use crate::{
         summaries::build::Scope,
     },
     settings::{self, Settings},
+    telemetry::causes,
 };
 use schedule::Schedule;
 
@@ -310,21 +311,6 @@ impl Run {
         }
         ended
     }
-}
-
-/// An error with its causes, in a line.
-pub fn causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let more = cause.to_string();
-        if !text.ends_with(&more) {
-            text.push_str(": ");
-            text.push_str(&more);
-        }
-        source = cause.source();
-    }
-    text
 }
 
 /// How a job stands: its schedule and its newest run.

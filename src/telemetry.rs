@@ -65,6 +65,21 @@ fn filter(level: &str) -> anyhow::Result<EnvFilter> {
     Ok(format!("actix_http::h1=off,actix_web_prom=error,{level}").parse()?)
 }
 
+/// An error with its causes, in a line.
+pub fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let more = cause.to_string();
+        if !text.ends_with(&more) {
+            text.push_str(": ");
+            text.push_str(&more);
+        }
+        source = cause.source();
+    }
+    text
+}
+
 /// Starts logging to standard output. A second call in one process changes nothing.
 ///
 /// # Errors

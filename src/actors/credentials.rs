@@ -15,7 +15,10 @@ use futures_util::{
     future::{LocalBoxFuture, Shared},
 };
 
-use crate::bedrock::credentials::{self, Authorization, CredentialsError, Current, Source};
+use crate::{
+    bedrock::credentials::{self, Authorization, CredentialsError, Current, Source},
+    telemetry::causes,
+};
 
 /// A chain that finds nothing is not asked more often.
 const AGAIN: Duration = Duration::from_secs(5);
@@ -90,7 +93,7 @@ impl CredentialsActor {
                 self.refreshed = Some(Instant::now());
             }
             Err(error) => {
-                tracing::error!(error = %chain(error), "no AWS credentials could be obtained");
+                tracing::error!(error = %causes(error), "no AWS credentials could be obtained");
                 self.failed = Some((Instant::now(), error.clone()));
             }
         }
@@ -103,18 +106,6 @@ impl CredentialsActor {
         let load = self.load();
         context.spawn(load.into_actor(self).map(|found, actor, _| actor.loaded(&found)));
     }
-}
-
-/// An error with its causes, for the log.
-fn chain(error: &CredentialsError) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }
 
 impl Actor for CredentialsActor {

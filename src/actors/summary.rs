@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     db::{self, DbError, Pool, Timestamp, jobs as runs},
     jobs::{self, Done, Job, JobError, Rules, Run, Work},
-    telemetry::Metrics,
+    telemetry::{Metrics, causes},
 };
 
 const LOOK: Duration = Duration::from_secs(1);
@@ -188,7 +188,7 @@ impl SummaryScheduler {
             }
             Err(JobError::Stopped) => "stopped",
             Err(error) => {
-                let error = jobs::causes(error);
+                let error = causes(error);
                 tracing::error!(job = name, error, seconds, "a job failed");
                 "failed"
             }

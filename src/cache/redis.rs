@@ -29,6 +29,7 @@ use deadpool_redis::{
 use tokio::runtime::Handle;
 
 use super::breaker::Breaker;
+use crate::telemetry::causes;
 
 /// The largest value that is written or read, in bytes.
 pub const MOST: usize = 1 << 20;
@@ -201,7 +202,7 @@ impl Redis {
         match &outcome {
             Err(Away::Failed(error)) if answered(error) => self.is_well(),
             Err(error) => {
-                let failure = with_causes(error);
+                let failure = causes(error);
                 self.failure.store(Arc::new(failure.clone()));
                 if self.breaker.failed(self.clock()) {
                     tracing::warn!(
@@ -226,12 +227,6 @@ impl Redis {
     fn clock(&self) -> u64 {
         u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
-}
-
-/// Whether a password is wrong or Redis is full is in the last of them.
-pub fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
-    let all = std::iter::successors(Some(error), |error| error.source());
-    all.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 /// Whether Redis is there and works, though not for this command or key.

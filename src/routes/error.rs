@@ -24,6 +24,7 @@ use crate::{
     auth::Refusal,
     limits::Exceeded,
     pricing::import::BadLine,
+    telemetry,
     templates::{self, ErrorPage, Kept, KeptPage},
 };
 
@@ -237,16 +238,7 @@ impl ApiError {
 
     /// The causes, for the log.
     pub fn causes(&self) -> String {
-        let mut text = String::new();
-        let mut cause = self.cause.as_deref().map(|cause| cause as &dyn std::error::Error);
-        while let Some(error) = cause {
-            if !text.is_empty() {
-                text.push_str(": ");
-            }
-            text.push_str(&error.to_string());
-            cause = error.source();
-        }
-        text
+        self.cause.as_deref().map_or_else(String::new, |cause| telemetry::causes(cause))
     }
 
     /// The body in which its dialect tells it.

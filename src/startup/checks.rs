@@ -5,9 +5,10 @@ use std::sync::Arc;
 use crate::{
     actors::{Actors, Ping},
     auth::{jwt, keys::Keys},
-    cache::{TypedCache, with_causes},
+    cache::TypedCache,
     db::{self, Pool},
     health::{Checks, Health},
+    telemetry::causes,
     usage::journal::Directory,
 };
 
@@ -30,7 +31,7 @@ pub(super) fn health(
         let cache = cache.clone();
         async move {
             cache.tidy().await;
-            cache.ping().await.map_err(|error| with_causes(&error))
+            cache.ping().await.map_err(|error| causes(&error))
         }
     });
     let asked = actors.clone();

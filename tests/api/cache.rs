@@ -4,8 +4,8 @@
 use std::{convert::Infallible, time::Duration};
 
 use bedrock_sso_proxy::{
-    cache::{Away, CachedObject, MOST, Moment, TypedCache, with_causes},
-    telemetry::Metrics,
+    cache::{Away, CachedObject, MOST, Moment, TypedCache},
+    telemetry::{Metrics, causes},
 };
 use chrono::{DateTime, TimeDelta};
 use futures_util::future::join_all;
@@ -206,7 +206,7 @@ async fn a_read_only_redis_is_read() {
     assert_eq!(instance.outcomes("error"), 10);
     assert_eq!(instance.cache.get("a", at(1, 0)).await, Some(SOMEBODY));
     assert!(instance.cache.increment("calls", "a", MINUTE).await.is_err());
-    let said = with_causes(&instance.cache.ping().await.unwrap_err());
+    let said = causes(&instance.cache.ping().await.unwrap_err());
     assert!(said.contains("read only"), "{said}");
 
     let _done: String = redis.command(&["REPLICAOF", "NO", "ONE"]).await;
@@ -220,7 +220,7 @@ async fn a_password_that_is_missing_is_named_however_often_it_was_tried() {
     let _done: String = redis.command(&["CONFIG", "SET", "requirepass", "x"]).await;
 
     for _ in 0..10 {
-        let said = with_causes(&instance.cache.ping().await.unwrap_err());
+        let said = causes(&instance.cache.ping().await.unwrap_err());
         assert!(said.contains("Authentication required"), "{said}");
     }
 }
@@ -291,7 +291,7 @@ async fn a_redis_whose_certificate_nobody_vouches_for_is_not_used() {
     let metrics = Metrics::new().unwrap();
     let cache = TypedCache::in_redis(&url, "test:", &[[1; 32]], metrics).unwrap();
 
-    let said = with_causes(&cache.ping().await.unwrap_err());
+    let said = causes(&cache.ping().await.unwrap_err());
 
     assert!(said.contains("certificate"), "{said}");
 }
